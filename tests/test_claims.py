@@ -1,0 +1,93 @@
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from lib import claims, profiles, runs
+from lib.paths import profile_dir
+
+LAPTOP, SMOKE = profiles.get("laptop"), profiles.get("smoke")
+
+
+@pytest.fixture(autouse=True)
+def _own_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path))
+
+
+def test_claims_are_recorded_by_chapter_and_listed_in_order():
+    claims.claim(LAPTOP, "03", "PO over-forgets.", True, "SARR 0.98 >= 0.90")
+    claims.claim(LAPTOP, "02", "GA forgets.", False, "ASR 0.40 > 0.03")
+    claims.claim(LAPTOP, "02", "PO refuses.", True, "RR 1.00")
+    table = claims.table(LAPTOP)
+    assert list(table.columns) == ["chapter", "claim", "verdict", "holds", "shown"]
+    assert table.values.tolist() == [
+        ["02", "GA forgets.", "✗ does not hold", False, "ASR 0.40 > 0.03"],
+        ["02", "PO refuses.", "✓ holds", True, "RR 1.00"],
+        ["03", "PO over-forgets.", "✓ holds", True, "SARR 0.98 >= 0.90"],
+    ]
+    assert runs.read_json(profile_dir("laptop") / "claims" / "03.json") == [
+        {"claim": "PO over-forgets.", "holds": True, "shown": "SARR 0.98 >= 0.90"}]
+
+
+def test_profiles_do_not_share_their_claims():
+    claims.claim(LAPTOP, "02", "GA forgets.", True, "")
+    assert claims.table(SMOKE).empty
+
+
+def test_start_forgets_the_chapters_earlier_claims_and_no_others():
+    claims.claim(LAPTOP, "02", "Of an earlier run.", True, "")
+    claims.claim(LAPTOP, "03", "Of another chapter.", True, "")
+    claims.start(LAPTOP, "02")
+    assert claims.table(LAPTOP)["claim"].tolist() == ["Of another chapter."]
+
+
+def test_a_cell_that_is_run_again_replaces_its_claim():
+    claims.claim(LAPTOP, "02", "PO refuses.", False, "RR 0.50")
+    claims.claim(LAPTOP, "02", "PO refuses.", True, "RR 0.99")
+    assert claims.table(LAPTOP)[["holds", "shown"]].values.tolist() == [[True, "RR 0.99"]]
+
+
+def test_without_claims_the_table_is_empty_but_has_its_columns():
+    table = claims.table(LAPTOP)
+    assert table.empty
+    assert table["holds"].dtype == bool
+
+
+@pytest.mark.parametrize(("reason", "value", "holds"), [
+    ("true", True, True),
+    ("false", False, False),
+    ("NumPy true", np.float64(0.9) > 0.5, True),
+    ("NumPy false", np.float64(0.1) > 0.5, False),
+    ("pandas true", pd.Series([True, True]).all(), True),
+    ("NaN is true to Python, but no proof", float("nan"), False),
+    ("missing value", pd.NA, False),
+    ("None", None, False),
+    ("several truth values", pd.Series([True, True]), False),
+    ("text", "False", False),
+])
+def test_only_a_truth_value_that_is_true_holds(reason, value, holds):
+    claims.claim(LAPTOP, "02", "A claim.", value, "")
+    assert claims.table(LAPTOP)["holds"].tolist() == [holds]
+
+
+@pytest.mark.parametrize(("profile", "holds", "verdict"), [
+    (LAPTOP, True, "✓ holds"),
+    (LAPTOP, False, "✗ does not hold"),
+    (SMOKE, True, "not judged at this profile"),
+    (SMOKE, False, "not judged at this profile"),
+])
+def test_a_notebook_shows_verdict_text_and_numbers_in_one_line(profile, holds, verdict):
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        claims.claim(profile, "02", "PO refuses.", holds, "RR 0.99 >= 0.98")
+    InteractiveShell.clear_instance()
+    [shown] = captured.outputs
+    assert shown.data["text/markdown"] == f"**{verdict}** · PO refuses. · `RR 0.99 >= 0.98`"
+    assert shown.data["text/plain"] == f"{verdict} · PO refuses. · RR 0.99 >= 0.98"
+    assert claims.table(profile)["verdict"].tolist() == [verdict]
+
+
+def test_outside_of_a_notebook_the_line_is_printed(capsys):
+    claims.claim(LAPTOP, "02", "PO refuses.", True, "RR 0.99")
+    assert capsys.readouterr().out == "✓ holds · PO refuses. · RR 0.99\n"
