@@ -1,0 +1,221 @@
+"""Numbers per answer -> the main table (CSV, Markdown, LaTeX), and the paper's beside it.
+
+Values in frames and CSV files are fractions (0 to 1); Markdown and LaTeX show percent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from lib import statistics
+from lib.metrics import MAIN
+
+METHODS = {"vanilla": "Original", "ga": "GA", "gd": "GD", "kl": "KL", "po": "PO"}
+COLUMNS = {  # (metric, split): heading; the columns of the paper's main table, in its order
+    ("asr", "efficacy"): "ASR eff.",
+    ("rr", "efficacy"): "RR eff.",
+    ("asr", "generality"): "ASR gen.",
+    ("rr", "generality"): "RR gen.",
+    ("rouge_l", "generality"): "ROUGE-L",
+    ("judge_score", "generality"): "Judge",
+    ("specificity", "generality"): "Specificity",
+    ("sarr", "generality"): "SARR",
+}
+STAND_IN = "IconWorld, a stand-in world with a small LLaVA; not a safety benchmark"
+CI_COLUMNS = ["method", "prompt_decouple", "split", "metric", "value", "low", "high", "n"]
+NOTE = (
+    "Percent, with 95 % intervals over images and seeds; n: answers, all seeds together. "
+    "ROUGE-L (precision), Judge, Specificity and SARR are on the generality split"
+)
+
+PAPER_FIELDS = ("model", "method", "prompt_decouple", "split", "metric", "percent", "source")
+SECOND_HAND = "restated in public notes on SineProject (CVPR 2026, arXiv 2511.18444)"
+_KNOWN = {  # (model, method, prompt_decouple): the eight columns, in percent
+    ("LLaVA-1.5-7B", "ga", 0): (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 15.3, 100.0),
+    ("LLaVA-1.5-7B", "gd", 1): (2.8, 0.0, 0.5, 0.4, 61.6, 82.8, 50.7, 28.0),
+    ("LLaVA-1.5-7B", "po", 0): (0.1, 100.0, 0.1, 100.0, 65.2, 85.4, 63.7, 100.0),
+    ("LLaVA-1.5-7B", "po", 1): (0.2, 100.0, 0.2, 99.7, 65.4, 86.2, 64.4, 30.3),
+    ("LLaVA-1.5-13B", "po", 1): (2.2, 99.5, 2.4, 99.1, 62.7, 81.7, 65.3, 27.3),
+}
+
+
+def _paper() -> tuple[dict, ...]:
+    """One dict per cell of the paper's main table, for both models and all methods."""
+    rows = [("vanilla", 0)] + [(method, pd) for method in ("ga", "gd", "kl", "po") for pd in (0, 1)]
+    cells = []
+    for model in ("LLaVA-1.5-7B", "LLaVA-1.5-13B"):
+        for method, prompt_decouple in rows:
+            known = _KNOWN.get((model, method, prompt_decouple), (None,) * len(COLUMNS))
+            for (metric, split), percent in zip(COLUMNS, known, strict=True):
+                source = None if percent is None else SECOND_HAND
+                cell = (model, method, prompt_decouple, split, metric, percent, source)
+                cells.append(dict(zip(PAPER_FIELDS, cell, strict=True)))
+    return tuple(cells)
+
+
+# percent and source are None where a number is not known to us (which does not mean that the paper
+# lacks it). The source names no split for ROUGE-L, judge score and SARR; they stand under
+# generality, as ours do in the same table.
+PAPER = _paper()
+PAPER_SARR_REDUCTION = 79.5  # percent, by PD, on both models: abstract of arXiv 2502.12520
+
+
+def main_table(per_answer: pd.DataFrame) -> pd.DataFrame:
+    """One row per method, prompt_decouple, seed, split and main metric: value (0 to 1), n.
+
+    `per_answer` has one row per answer: method, prompt_decouple, seed, split, metric, record,
+    value (`metrics.per_answer` of every run, with the run's first three columns added).
+    """
+    keys = ["method", "prompt_decouple", "seed", "split", "metric"]
+    groups = _main(per_answer).groupby(keys, sort=False)["value"]
+    return _in_order(groups.agg(value="mean", n="size").reset_index())
+
+
+def main_table_ci(per_answer: pd.DataFrame) -> pd.DataFrame:
+    """The same over all seeds, with 95 % low and high (`statistics.interval`); n: all answers."""
+    return all_metrics_ci(_main(per_answer))[CI_COLUMNS]
+
+
+def all_metrics_ci(per_answer: pd.DataFrame) -> pd.DataFrame:
+    """`main_table_ci` for every metric in the frame, with n_records and n_seeds."""
+    keys = ["method", "prompt_decouple", "split", "metric"]
+    return _in_order(statistics.summarise(_whole(per_answer), keys))
+
+
+def ours_beside_paper(
+    table_ci: pd.DataFrame, world: str = STAND_IN, model: str = "LLaVA-1.5-7B"
+) -> pd.DataFrame:
+    """`main_table_ci` after a column source ("ours" or "paper"), one row per number, and origin.
+
+    Paper rows hold what is known to us of `model`, as fractions like ours; low, high and n are
+    missing there. Ours is a small model in a stand-in world: compare shapes, not sizes.
+    Raises ValueError for a model that the paper does not have.
+    """
+    paper = pd.DataFrame(PAPER)
+    if model not in set(paper["model"]):
+        raise ValueError(f"The paper has no model {model!r}; it has {sorted(set(paper['model']))}.")
+    paper = paper[paper["model"].eq(model)].dropna(subset="percent")
+    paper = paper.assign(value=paper["percent"] / 100, origin=f"{model}, {SECOND_HAND}")
+    both = {"ours": table_ci.assign(origin=world), "paper": paper}
+    columns = ["source", *CI_COLUMNS, "origin"]
+    parts = [part.reindex(columns=columns).assign(source=name) for name, part in both.items()]
+    return pd.concat([part.astype({"n": "Int64"}) for part in parts], ignore_index=True)
+
+
+def wide(table_ci: pd.DataFrame) -> pd.DataFrame:
+    """Rows: method with and without PD; columns: COLUMNS; cells: "93.1 [90.2, 95.6] n=576"."""
+    return _spread(table_ci, [_cell(row) for row in table_ci.itertuples()])
+
+
+def wide_beside_paper(beside: pd.DataFrame, model: str = "LLaVA-1.5-7B") -> pd.DataFrame:
+    """`ours_beside_paper` as `wide`: the paper's row under ours, where a number is known to us."""
+    ours = wide(beside[beside["source"].eq("ours")])
+    paper = beside[beside["source"].eq("paper")]
+    paper = _spread(paper, [f"{100 * value:.1f}" for value in paper["value"]], unknown="unknown")
+    rows = {}
+    for name in ours.index:
+        rows[f"{name}, ours"] = ours.loc[name]
+        if name in paper.index:
+            rows[f"{name}, paper ({model})"] = paper.loc[name]
+    return pd.DataFrame(rows).T
+
+
+def markdown(table: pd.DataFrame, corner: str = "Method") -> str:
+    """A pipe table of strings; the index is the first column."""
+    lines = [[corner, *table.columns], ["---"] + ["---:"] * len(table.columns)]
+    lines += [[name, *row] for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    shown = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in shown) + "\n"
+
+
+def latex(table: pd.DataFrame, caption: str, corner: str = "Method") -> str:
+    """A table environment for the packages booktabs and graphicx; the index is the first column."""
+    lines = [[corner, *table.columns]]
+    lines += [[name, *row] for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    head, *body = [" & ".join(_escape(str(cell)) for cell in line) + r" \\" for line in lines]
+    rows = ["  " + line for line in (r"\toprule", head, r"\midrule", *body, r"\bottomrule")]
+    return "\n".join(
+        [r"\begin{table}", r"\centering", rf"\caption{{{_escape(caption)}}}",
+         r"\resizebox{\linewidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+         *rows, r"\end{tabular}}", r"\end{table}", ""]
+    )  # fmt: skip
+
+
+def write_main_tables(
+    per_answer: pd.DataFrame, folder: Path, world: str = STAND_IN, model: str = "LLaVA-1.5-7B"
+) -> list[Path]:
+    """Write the tables of all runs into `folder` and return their paths.
+
+    main_table.csv, main_table_ci.csv, all_metrics_ci.csv; main_table.md and .tex (wide, percent);
+    ours_beside_paper.csv and .md. `world` says in each caption where our numbers come from.
+    """
+    every_metric = all_metrics_ci(per_answer)
+    table_ci = every_metric[every_metric["metric"].isin(MAIN)][CI_COLUMNS]
+    beside = ours_beside_paper(table_ci, world, model)
+    caption = f"{world}. {NOTE}."
+    both = f"Ours: {caption} Paper: {model}, {SECOND_HAND}."
+    texts = {
+        "main_table.csv": _csv(main_table(per_answer)),
+        "main_table_ci.csv": _csv(table_ci),
+        "all_metrics_ci.csv": _csv(every_metric),
+        "main_table.md": f"{caption}\n\n{markdown(wide(table_ci))}",
+        "main_table.tex": latex(wide(table_ci), caption),
+        "ours_beside_paper.csv": _csv(beside),
+        "ours_beside_paper.md": f"{both}\n\n{markdown(wide_beside_paper(beside, model))}",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _whole(per_answer: pd.DataFrame) -> pd.DataFrame:
+    unknown = sorted(set(per_answer["method"]) - set(METHODS))
+    if unknown:
+        raise ValueError(f"Unknown methods {unknown}: the tables know {list(METHODS)}.")
+    return per_answer.assign(prompt_decouple=per_answer["prompt_decouple"].astype(int))
+
+
+def _main(per_answer: pd.DataFrame) -> pd.DataFrame:
+    return _whole(per_answer[per_answer["metric"].isin(MAIN)])
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The paper's order of methods and metrics; what is not a main metric comes last, by name."""
+    rank = {"method": list(METHODS), "metric": [*MAIN, *sorted(set(table["metric"]) - set(MAIN))]}
+    by = [
+        name for name in ("method", "prompt_decouple", "seed", "split", "metric") if name in table
+    ]
+    return table.sort_values(
+        by, ignore_index=True,
+        key=lambda column: column.map(rank[column.name].index) if column.name in rank else column,
+    )  # fmt: skip
+
+
+def _cell(row) -> str:
+    low, high = 100 * row.low, 100 * row.high
+    return f"{100 * row.value:.1f} [{low:.1f}, {high:.1f}] n={row.n}"
+
+
+def _spread(table: pd.DataFrame, cells: list[str], unknown: str = "not run") -> pd.DataFrame:
+    names = [_name(row.method, row.prompt_decouple) for row in table.itertuples()]
+    headings = [COLUMNS.get(key) for key in zip(table["metric"], table["split"], strict=True)]
+    long = pd.DataFrame({"name": names, "heading": headings, "cell": cells}).dropna()
+    spread = long.pivot(index="name", columns="heading", values="cell")
+    return spread.reindex(index=dict.fromkeys(names), columns=COLUMNS.values()).fillna(unknown)
+
+
+def _name(method: str, prompt_decouple: int) -> str:
+    return METHODS[method] + (" + PD" if prompt_decouple else "")
+
+
+def _escape(text: str) -> str:
+    replaced = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    replaced |= {special: "\\" + special for special in "&%$#_{}"}
+    return "".join(replaced.get(letter, letter) for letter in text)

@@ -1,0 +1,234 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import tables
+from lib.metrics import MAIN, METRICS
+
+RUNS = [("vanilla", 0, (0,))]
+RUNS += [(method, pd_, (0, 1, 2)) for method in ("po", "ga", "kl", "gd") for pd_ in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def per_answer():
+    """Every metric of every run: 6 records, 4 answers each; specificity on the val split only."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for method, prompt_decouple, seeds in RUNS:
+        for seed in seeds:
+            for split in ("efficacy", "generality"):
+                for metric in METRICS:
+                    if metric != "specificity" or split == "generality":
+                        run = (method, prompt_decouple, seed, split, metric)
+                        values = (rng.random(24) < 0.4).astype(float)
+                        rows += [(*run, f"r{k // 4}", value) for k, value in enumerate(values)]
+    columns = ["method", "prompt_decouple", "seed", "split", "metric", "record", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.fixture(scope="module")
+def table_ci(per_answer):
+    return tables.main_table_ci(per_answer)
+
+
+@pytest.fixture(scope="module")
+def written(per_answer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables") / "figures"
+    return {path.name: path for path in tables.write_main_tables(per_answer, folder)}
+
+
+def test_the_main_table_has_the_contract_s_columns_and_values(per_answer):
+    table = tables.main_table(per_answer)
+    columns = ["method", "prompt_decouple", "seed", "split", "metric", "value", "n"]
+    assert list(table.columns) == columns
+    assert list(dict.fromkeys(table["method"])) == ["vanilla", "ga", "gd", "kl", "po"]
+    assert set(table["prompt_decouple"]) == {0, 1}
+    assert set(table["split"]) == {"efficacy", "generality"}
+    assert set(table["metric"]) == set(MAIN)
+    assert table["value"].between(0, 1).all()
+    assert set(table["n"]) == {24}
+    assert len(table) == 25 * (2 * len(MAIN) - 1)
+    assert not table.duplicated(columns[:5]).any()
+
+
+def test_a_value_of_the_main_table_is_the_mean_over_its_run_s_answers(per_answer):
+    table = tables.main_table(per_answer)
+    run = {"method": "po", "prompt_decouple": 1, "seed": 2, "split": "generality", "metric": "sarr"}
+    chosen = lambda frame: frame[(frame[list(run)] == pd.Series(run)).all(axis=1)]  # noqa: E731
+    assert chosen(table)["value"].item() == pytest.approx(chosen(per_answer)["value"].mean())
+
+
+def test_the_table_with_intervals_is_the_same_without_seeds(per_answer, table_ci):
+    keys = ["method", "prompt_decouple", "split", "metric"]
+    assert list(table_ci.columns) == [*keys, "value", "low", "high", "n"]
+    over_seeds = tables.main_table(per_answer).groupby(keys, sort=False)
+    assert table_ci["value"].to_numpy() == pytest.approx(over_seeds["value"].mean().to_numpy())
+    assert table_ci["n"].to_list() == over_seeds["n"].sum().to_list()
+
+
+def test_every_number_has_an_interval_and_an_n(per_answer):
+    table = tables.all_metrics_ci(per_answer)
+    assert set(table["metric"]) == set(METRICS)
+    assert table.notna().all().all()
+    assert (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
+    assert (table["low"] < table["high"]).all()
+    assert (table["n"] > 0).all()
+    assert set(table["n_records"]) == {6}
+    assert set(table["n_seeds"]) == {1, 3}
+
+
+def test_a_method_that_the_tables_do_not_know_is_refused(per_answer):
+    with pytest.raises(ValueError, match="npo"):
+        tables.main_table(per_answer.assign(method="npo"))
+
+
+def test_the_files_hold_the_frames(per_answer, written, table_ci):
+    read = pd.read_csv(written["main_table.csv"])
+    pd.testing.assert_frame_equal(read, tables.main_table(per_answer), check_dtype=False)
+    read = pd.read_csv(written["main_table_ci.csv"])
+    pd.testing.assert_frame_equal(read, table_ci, check_dtype=False)
+    names = ("main_table", "main_table_ci", "all_metrics_ci", "ours_beside_paper")
+    assert set(written) == {f"{name}.csv" for name in names} | {
+        "main_table.md", "main_table.tex", "ours_beside_paper.md"}  # fmt: skip
+
+
+def test_writing_twice_gives_the_same_bytes(per_answer, written, tmp_path):
+    for path in tables.write_main_tables(per_answer, tmp_path):
+        assert path.read_bytes() == written[path.name].read_bytes()
+
+
+def cells_of(markdown):
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+@pytest.mark.parametrize("name", ["main_table.md", "ours_beside_paper.md"])
+def test_markdown_is_a_pipe_table_after_a_caption_and_an_empty_line(written, name):
+    text = written[name].read_text(encoding="utf-8")
+    caption, empty, first = text.splitlines()[:3]
+    assert "stand-in" in caption
+    assert empty == ""
+    assert first.startswith("| Method |")
+    rows = cells_of(text)
+    assert {len(row) for row in rows} == {9}
+    assert all(re.fullmatch(r"---:?", cell) for cell in rows[1])
+
+
+def test_each_cell_of_the_wide_table_is_percent_with_interval_and_n(written, table_ci):
+    rows = cells_of(written["main_table.md"].read_text(encoding="utf-8"))
+    assert [row[0] for row in rows[2:]] == [
+        "Original", "GA", "GA + PD", "GD", "GD + PD", "KL", "KL + PD", "PO", "PO + PD"]  # fmt: skip
+    form = r"\d+\.\d \[\d+\.\d, \d+\.\d\] n=\d+"
+    assert all(re.fullmatch(form, cell) for row in rows[2:] for cell in row[1:])
+    key = (table_ci["method"] + table_ci["metric"]).eq("posarr") & table_ci["split"].eq(
+        "generality"
+    )
+    sarr = table_ci[key & table_ci["prompt_decouple"].eq(1)].iloc[0]
+    shown = f"{100 * sarr.value:.1f} [{100 * sarr.low:.1f}, {100 * sarr.high:.1f}] n={sarr.n}"
+    assert rows[-1][-1] == shown
+
+
+def test_a_run_that_was_not_made_is_said_to_be_missing(table_ci):
+    table = tables.wide(table_ci[table_ci["metric"].ne("asr") | table_ci["method"].ne("gd")])
+    assert table.loc["GD", "ASR gen."] == "not run"
+    assert table.loc["GD", "SARR"] != "not run"
+
+
+def test_latex_is_balanced_and_escaped(written):
+    text = written["main_table.tex"].read_text(encoding="utf-8")
+    depth = 0
+    for mark in re.findall(r"(?<!\\)[{}]", text):
+        depth += 1 if mark == "{" else -1
+        assert depth >= 0
+    assert depth == 0
+    assert re.findall(r"\\begin\{(\w+)\}", text) == ["table", "tabular"]
+    assert re.findall(r"\\end\{(\w+)\}", text) == ["tabular", "table"]
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == 9
+    assert all(line.endswith(r"\\") and line.count("&") == 8 for line in body)
+    assert not re.search(r"(?<!\\)[%#$_]", text.replace("{%\n", "{\n"))
+
+
+ESCAPES = [
+    ("a comment sign", "5 %", r"5 \%"),
+    ("a subscript", "rouge_l", r"rouge\_l"),
+    ("a column sign", "a & b", r"a \& b"),
+    ("a command", r"\input", r"\textbackslash{}input"),
+    ("braces", "{x}", r"\{x\}"),
+    ("accents", "~^", r"\textasciitilde{}\textasciicircum{}"),
+    ("money and numbers", "$#", r"\$\#"),
+]
+
+
+@pytest.mark.parametrize(("reason", "text", "escaped"), ESCAPES)
+def test_latex_takes_any_text(reason, text, escaped):
+    table = tables.latex(pd.DataFrame({"A": [text]}, index=["row"]), "caption")
+    assert f"row & {escaped} \\\\" in table, reason
+
+
+def test_markdown_takes_a_bar_in_a_cell():
+    rows = cells_of(tables.markdown(pd.DataFrame({"A": ["one | two"]}, index=["row"])))
+    assert rows[2] == ["row", r"one \| two"]
+
+
+def paper_cell(model, method, prompt_decouple, metric, split="generality"):
+    key = {"model": model, "method": method, "prompt_decouple": prompt_decouple}
+    key |= {"metric": metric, "split": split}
+    return next(cell for cell in tables.PAPER if key.items() <= cell.items())
+
+
+PAPER = [
+    ("PO over-forgets completely", "LLaVA-1.5-7B", "po", 0, "sarr", 100.0),
+    ("PD cures it", "LLaVA-1.5-7B", "po", 1, "sarr", 30.3),
+    ("and on the larger model", "LLaVA-1.5-13B", "po", 1, "sarr", 27.3),
+    ("GA forgets by breaking", "LLaVA-1.5-7B", "ga", 0, "sarr", 100.0),
+    ("PD cures GD a little better", "LLaVA-1.5-7B", "gd", 1, "sarr", 28.0),
+    ("GD + PD utility", "LLaVA-1.5-7B", "gd", 1, "rouge_l", 61.6),
+    ("GA + PD is not known to us", "LLaVA-1.5-7B", "ga", 1, "sarr", None),
+    ("nor is the original model", "LLaVA-1.5-7B", "vanilla", 0, "asr", None),
+]
+
+
+@pytest.mark.parametrize(("reason", "model", "method", "with_pd", "metric", "percent"), PAPER)
+def test_the_paper_s_numbers_are_as_restated_or_none(
+    reason, model, method, with_pd, metric, percent
+):
+    cell = paper_cell(model, method, with_pd, metric)
+    assert cell["percent"] == percent, reason
+    assert (cell["source"] is None) == (percent is None)
+
+
+def test_the_paper_s_table_has_a_cell_for_every_run_and_column():
+    frame = pd.DataFrame(tables.PAPER)
+    assert len(frame) == 2 * 9 * 8
+    assert not frame.duplicated(["model", "method", "prompt_decouple", "split", "metric"]).any()
+    assert frame["percent"].notna().sum() == 5 * 8
+
+
+def test_ours_and_the_paper_s_are_on_one_scale_and_say_where_they_come_from(table_ci):
+    beside = tables.ours_beside_paper(table_ci)
+    ours, paper = (beside[beside["source"].eq(name)] for name in ("ours", "paper"))
+    assert (len(ours), len(paper)) == (len(table_ci), 4 * 8)
+    chosen = paper[paper["method"].eq("po") & paper["prompt_decouple"].eq(1)].set_index("metric")
+    assert chosen.loc["sarr", "value"] == pytest.approx(0.303)
+    assert paper["value"].between(0, 1).all()
+    assert paper["origin"].str.contains("7B.*2511.18444").all()
+    assert ours["origin"].str.contains("stand-in").all()
+    assert ours["low"].notna().all()
+
+
+def test_a_model_that_the_paper_does_not_have_is_refused(table_ci):
+    with pytest.raises(ValueError, match=r"it has .*13B"):
+        tables.ours_beside_paper(table_ci, model="LLaVA-2")
+
+
+def test_paper_rows_stand_under_ours_only_where_a_number_is_known(written):
+    rows = {row[0]: row[1:] for row in cells_of(written["ours_beside_paper.md"].read_text("utf-8"))}
+    paper = [name for name in rows if "paper" in name]
+    model = "paper (LLaVA-1.5-7B)"
+    assert paper == [f"{name}, {model}" for name in ("GA", "GD + PD", "PO", "PO + PD")]
+    assert rows[f"PO + PD, {model}"][-1] == "30.3"
+    assert sum(name.endswith("ours") for name in rows) == 9
