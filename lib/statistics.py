@@ -52,7 +52,7 @@ def interval(frame: pd.DataFrame, rng_seed: int = 0, draws: int = DRAWS) -> tupl
 
     - One seed: only records are resampled; the interval is about that one model.
     - Few seeds: a percentile interval cannot reach beyond the seeds it has seen. With three, where
-      seeds differ more than images do, it covers the rate of a new seed about 75 times in 100.
+      seeds differ more than images do, it covers the mean of all seeds about 75 times in 100.
     - No answer differs from another: resampling gives no spread, which must not read as
       certainty. The records not seen may differ, so for value 0 the upper end is
       u = 1 - 0.025^(1/records), the exact (Clopper-Pearson) bound on the share of records with
