@@ -1,0 +1,228 @@
+"""The whole companion in one command: plan, steps, notebooks, claims (what ./reproduce.sh runs).
+
+First the steps that the chosen chapters need are made in the run store, then the notebooks, which
+read the store, are executed side by side. Exit status: 0 when every notebook ran and every claim
+held, 1 when not, 2 for an option that cannot be, 130 when stopped.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib import chapters, claims, paths, profiles
+from lib.progress import Progress, minutes_in_words
+from lib.publish import publish
+
+NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
+PUBLISHED_PROFILE = "laptop"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run is to do: `done` and `marks` are as the store and the notebooks are now."""
+
+    profile: profiles.Profile
+    jobs: int
+    steps: list  # of experiments.Step
+    done: dict[str, bool]  # by the step's id
+    notebooks: list[Path]
+    marks: dict[Path, str]  # the fingerprint of each notebook
+    current: dict[Path, bool]  # whether its executed copy has that fingerprint
+
+    def lines(self) -> list[tuple[str, float, bool]]:
+        """Return (name, expected minutes, already there) of everything in its order."""
+        steps = [(step.name, step.minutes, self.done[step.id]) for step in self.steps]
+        return steps + [(f"notebook {notebook.stem}", NOTEBOOK_MINUTES, self.current[notebook])
+                        for notebook in self.notebooks]
+
+
+def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int) -> Plan:
+    """Return the plan for these notebooks, after checking that they take our parameters."""
+    from lib import experiments  # takes seconds to import: not before the options are known good
+
+    for notebook in notebooks:
+        chapters.check_parameters(notebook, ["profile_name"])
+    steps = experiments.steps(profile, [chapters.number(n) for n in notebooks], jobs)
+    done = {step.id: step.is_done() for step in steps}
+    marks, current = {}, {}
+    for notebook in notebooks:
+        needed = [s.id for s in experiments.steps(profile, [chapters.number(notebook)], jobs)]
+        mark = marks[notebook] = chapters.fingerprint(notebook, profile.name, needed)
+        current[notebook] = (all(done[step_id] for step_id in needed)
+                             and chapters.is_current(notebook, profile.name, mark))
+    return Plan(profile, jobs, steps, done, notebooks, marks, current)
+
+
+def show(plan: Plan) -> None:
+    """Print what there is to do, what it costs, and what is there already."""
+    lines = plan.lines()
+    print(f"Profile {plan.profile.name}, {plan.jobs} side by side, results in "
+          f"{paths.profile_dir(plan.profile.name)}")
+    for name, minutes, there in lines:
+        print(f"  {'there already' if there else minutes_in_words(minutes):>13}  {name}")
+    left = sum(minutes for _, minutes, there in lines if not there)
+    print(f"In all: {minutes_in_words(left)}." if left else "Nothing to do.", flush=True)
+
+
+def run(plan: Plan) -> list[str]:
+    """Do what the plan lists as not there yet; return one account for each failed notebook."""
+    progress = Progress([minutes for _, minutes, there in plan.lines() if not there])
+    for step in plan.steps:
+        if not plan.done[step.id]:
+            _make(step, progress)
+    return _execute(plan, progress)
+
+
+def _make(step, progress: Progress) -> None:
+    progress.start(step.name)
+    try:
+        step.make(progress.report)
+    except Exception:
+        progress.finish(step.name, step.minutes, "FAILED after ")
+        raise
+    progress.finish(step.name, step.minutes)
+
+
+def _execute(plan: Plan, progress: Progress) -> list[str]:
+    """Execute the notebooks that are not current, as many at once as there are jobs."""
+    waiting = [notebook for notebook in plan.notebooks if not plan.current[notebook]]
+    failures = {}
+    with chapters.kernels(threads=max(1, cores() // plan.jobs)):
+        pool = ThreadPoolExecutor(plan.jobs)  # each thread only waits for its kernel
+        runs = {pool.submit(_timed, chapters.execute, notebook, plan.profile.name,
+                            plan.marks[notebook]): notebook for notebook in waiting}
+        try:
+            for future in as_completed(runs):
+                notebook, (seconds, error) = runs[future], future.result()
+                progress.finish(f"notebook {notebook.stem}", NOTEBOOK_MINUTES,
+                                "FAILED after " if error else "", seconds)
+                if error:
+                    failures[notebook] = chapters.explain(notebook, plan.profile.name, error)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no kernel
+    return [failures[notebook] for notebook in sorted(failures)]
+
+
+def _timed(work: Callable, *arguments) -> tuple[float, Exception | None]:
+    started = time.monotonic()
+    try:
+        work(*arguments)
+    except Exception as error:
+        return time.monotonic() - started, error
+    return time.monotonic() - started, None
+
+
+def verdict(plan: Plan, failures: list[str]) -> int:
+    """Print the claims of the plan's chapters and what went wrong; return the exit status."""
+    table = claims.table(plan.profile)
+    table = table[table.chapter.str[:2].isin([chapters.number(n) for n in plan.notebooks])]
+    print("\nClaims")
+    for row in table.itertuples():
+        print(f"  {row.chapter[:2]}  {row.verdict}: {row.claim} ({row.shown})")
+    for failure in failures:
+        print(f"\n{failure}")
+    failed = int((~table.holds).sum()) if plan.profile.strict else 0
+    print(f"\nFigures and tables: {paths.figures_dir(plan.profile.name)}")
+    print(f"Notebooks with outputs: {paths.notebooks_dir(plan.profile.name)}")
+    print(f"{len(plan.notebooks) - len(failures)} of {len(plan.notebooks)} notebooks ran; "
+          + (f"{len(table) - failed} of {len(table)} claims hold." if plan.profile.strict else
+             f"{len(table)} claims are not judged at this profile."), flush=True)
+    return int(bool(failures or failed))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        known = ", ".join(option for action in self._actions for option in action.option_strings)
+        raise ValueError(f"{message}. Known options: {known}.")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options, checked; ValueError says in one sentence what is wrong."""
+    parser = _Parser(prog="./reproduce.sh", allow_abbrev=False, add_help=False)
+    parser.add_argument("--profile", default=PUBLISHED_PROFILE)
+    parser.add_argument("--only")
+    parser.add_argument("--jobs", default=str(cores()))
+    for flag in ("--list", "--fresh", "--publish", "--test"):
+        parser.add_argument(flag, action="store_true")
+    options = parser.parse_args(arguments)
+    options.profile = profiles.get(options.profile)
+    options.notebooks = [] if options.test else chapters.choose(options.only)
+    if not (options.jobs.isdecimal() and int(options.jobs) > 0):
+        raise ValueError(f"--jobs {options.jobs}: give a whole number from 1 up, the runs that go "
+                         f"side by side; this machine has {cores()} cores.")
+    options.jobs = int(options.jobs)
+    if options.publish and (options.only or options.profile.name != PUBLISHED_PROFILE):
+        raise ValueError(f"--publish copies a full run of the profile {PUBLISHED_PROFILE}: leave "
+                         "out --only and --profile.")
+    return options
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        options = parse(arguments)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.test:
+        return subprocess.call([sys.executable, "-m", "pytest"], cwd=paths.ROOT)
+    folder = paths.profile_dir(options.profile.name)
+    if options.fresh and not options.list and folder.exists():
+        print(f"Removing {folder}", flush=True)
+        shutil.rmtree(folder)
+    try:
+        plan = make_plan(options.profile, options.notebooks, options.jobs)
+        show(plan)
+        if options.list:
+            return 0
+        failures = run(plan)
+    except Exception as error:
+        return fail(error, folder)
+    status = verdict(plan, failures)
+    if options.publish and failures:
+        print("Nothing is published, because not every notebook ran.")
+    elif options.publish:
+        publish(plan.notebooks, options.profile.name)
+        print(f"Published to {paths.NOTEBOOKS} and {paths.PUBLISHED_FIGURES}.")
+    return status
+
+
+def fail(error: Exception, folder: Path) -> int:
+    """Print what made the run stop, in its own words; the traceback goes to a file in `folder`."""
+    account = folder / "failure.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    account.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    print(f"\n{type(error).__name__}: {error}\nThe run stops here. The full account: {account}",
+          file=sys.stderr)
+    return 1
+
+
+def stop(*_signal) -> None:
+    """End at once: what is under way is lost, what is in the store stays; kernels end with us."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    print("\nStopped. What is finished is kept; run the same command again to go on.", flush=True)
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        stop()

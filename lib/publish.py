@@ -1,0 +1,53 @@
+"""Executed notebooks and figures of a run, copied to where readers find them."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from lib import chapters, paths
+
+OF_A_RUN = ("papermill", "execution")  # metadata that changes with every run: timings, paths
+TABLES = (".csv", ".md", ".tex")
+
+
+def publish(notebooks: list[Path], profile_name: str) -> None:
+    """Copy executed notebooks to notebooks/; figures/ becomes what the run's figures folder holds.
+
+    The tables at the top of the run's folder (main_table.csv and its kin) go to figures/ as well.
+    """
+    for notebook in notebooks:
+        book = clean(chapters.read(chapters.executed_copy(notebook, profile_name)))
+        nbformat.write(book, notebook)
+    tables = [p for p in paths.profile_dir(profile_name).iterdir() if p.suffix in TABLES]
+    files = [p for p in paths.figures_dir(profile_name).glob("*") if p.is_file()] + tables
+    _replace(paths.PUBLISHED_FIGURES, files)
+
+
+def clean(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return an executed notebook as a reader gets it, with the hash of its sources.
+
+    Without papermill's cell and all that changes from run to run; code cells are numbered 1..n.
+    """
+    book.cells = chapters.own_cells(book)
+    for part in [book, *book.cells]:
+        part.metadata = {k: v for k, v in part.metadata.items() if k not in OF_A_RUN and v != []}
+    book.metadata.pop("widgets", None)  # a widget without a kernel shows nothing
+    code = [cell for cell in book.cells if cell.cell_type == "code" and cell.source.strip()]
+    for count, cell in enumerate(code, start=1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+    book.metadata["companion"] = {"source_sha256": chapters.source_sha256(book)}
+    return book
+
+
+def _replace(folder: Path, files: list[Path]) -> None:
+    """Make a folder hold copies of these files and no others."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        if old.name not in {file.name for file in files}:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for file in files:
+        shutil.copyfile(file, folder / file.name)

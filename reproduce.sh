@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Makes every table and figure of the companion, from nothing.
+#
+#   ./reproduce.sh         everything at the laptop profile; no GPU, no download of data or models
+#     --profile NAME       smoke (3 minutes), laptop, llava-7b, llava-13b (the last two need GPUs)
+#     --only NN[,NN]       these chapters, with what they need
+#     --jobs N             so many runs side by side
+#     --list               show the plan, what it costs and what is there already; do nothing
+#     --fresh              remove the profile's results first
+#     --publish            after a full run, copy its notebooks to notebooks/, figures to figures/
+#   ./reproduce.sh --test  run the tests instead
+#
+# A run that was stopped, by whatever, goes on where it was. The packages come from the active
+# environment (conda, venv, plain python3) if it has all that pyproject.toml asks for; otherwise
+# from .venv beside this file, which is made from requirements.lock the first time.
+set -euo pipefail
+cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
+stamp=.venv/.requirements.lock  # a copy of what was installed, written last
+
+say() { printf '%s\n' "$*" >&2; }
+stop() { say "$*"; exit 1; }
+
+find_python() {
+  for python in python3 python3.14 python3.13 python3.12 python3.11; do
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
+  done
+  stop "Python 3.11 or newer is needed, and neither python3 nor python3.11 to python3.14 is one:" \
+       "install it, or activate an environment that has it, and run this again."
+}
+
+make_venv() {
+  "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+    stop "$(command -v "$python") cannot make virtual environments (no venv or ensurepip module)." \
+         "On Debian and Ubuntu: apt install python3-venv. Then run this again."
+  say "Making .venv and installing requirements.lock into it: once, about 2 minutes."
+  mkdir -p .venv && : > "$stamp"
+  rm -rf .venv/*  # not the stamp, a dotfile: should this be interrupted, the next call knows
+  "$python" -m venv .venv
+  local lock=requirements.lock torch
+  if torch=$("$python" -m lib.environment --torch); then  # perhaps one for this machine's GPU
+    say "The torch of the active environment is used: $torch"
+    printf '%s\n' "$torch" > "$(echo .venv/lib/python3*/site-packages)/torch.pth"
+    lock=.venv/requirements-without-torch.lock
+    grep -v '^torch==' requirements.lock > "$lock"
+  fi
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock" ||
+    stop "The packages could not be installed (see above). Run this again to try once more."
+  cp requirements.lock "$stamp"
+}
+
+for option in "$@"; do
+  case $option in -h|--help) sed -n '2,/^set/s/^# \{0,1\}//p' reproduce.sh; exit;; esac
+done
+trap 'stop "Stopped. Run this again to go on."' INT
+
+find_python
+if ! missing=$("$python" -m lib.environment "$@"); then
+  active=$(command -v "$python")
+  if [[ -e .venv && ! -e $stamp ]]; then
+    .venv/bin/python -m lib.environment "$@" >/dev/null ||
+      stop "The active environment ($active) lacks $missing, and the .venv here was not made by" \
+           "this script: activate it and pip install -r requirements.lock, or remove it."
+  elif ! cmp -s requirements.lock "$stamp" ||
+       ! .venv/bin/python -m lib.environment "$@" >/dev/null; then
+    say "The active environment ($active) lacks: $missing."
+    make_venv
+  fi
+  python=.venv/bin/python
+fi
+exec "$python" -m lib.pipeline "$@"

@@ -1,0 +1,118 @@
+"""The committed notebooks, as people read them where they are stored."""
+
+import ast
+import re
+
+import pytest
+
+from lib import chapters
+from lib.paths import ROOT
+
+NOTEBOOKS = {path.stem: path for path in chapters.find()}
+CHAPTERS = ["00_a_small_llava", "01_data_construction", "02_baseline_unlearning",
+            "03_over_forgetting", "04_prompt_decouple_loss", "05_sarr_evaluation"]
+TITLE_BOX = ("Question", "Paper", "Cost", "Reads", "Writes")
+PRIVATE_PATH = re.compile(r"(?<![\w.])/(?:root|home|Users|tmp|var|opt|mnt|work)/[\w.-]+")
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def book(request):
+    return chapters.read(NOTEBOOKS[request.param])
+
+
+def code(book):
+    return [cell for cell in book.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def prose(book):
+    return [cell for cell in book.cells if cell.cell_type == "markdown"]
+
+
+def tree(cell):
+    return ast.parse(chapters.without_magics(cell.source))
+
+
+def words(cells):
+    return sum(len(cell.source.split()) for cell in cells)
+
+
+def test_the_chapters_are_those_of_the_table_of_contents():
+    assert list(NOTEBOOKS) == CHAPTERS
+
+
+def test_the_outputs_belong_to_the_sources(book):
+    published = book.metadata.get("companion", {}).get("source_sha256")
+    assert published == chapters.source_sha256(book), "run ./reproduce.sh --publish"
+
+
+def test_the_cells_ran_in_order_and_every_one_of_them(book):
+    counts = [cell.execution_count for cell in code(book)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_no_output_is_an_error_or_a_warning(book):
+    for cell in code(book):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", output.text
+
+
+def test_a_reader_sees_pictures_and_numbers_without_running_anything(book):
+    kinds = {kind for cell in code(book) for output in cell.outputs
+             for kind in output.get("data", {})}
+    assert "image/png" in kinds
+    assert "text/html" in kinds
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_small_enough_to_be_shown_where_it_is_stored(name):
+    assert NOTEBOOKS[name].stat().st_size < 1_500_000
+
+
+def test_the_first_cell_is_a_title_box(book):
+    title = book.cells[0]
+    assert title.cell_type == "markdown"
+    assert title.source.startswith("# ")
+    assert [word for word in TITLE_BOX if word.lower() not in title.source.lower()] == []
+
+
+def test_the_story_is_longer_than_the_code(book):
+    assert words(prose(book)) > words(code(book))
+
+
+def test_the_parameters_come_before_everything_else_that_runs(book):
+    first = code(book)[0]
+    assert "parameters" in first.metadata.get("tags", [])
+    assert ast.literal_eval(tree(first).body[0].value) == "laptop"
+    assert tree(first).body[0].targets[0].id == "profile_name"
+
+
+def test_no_cell_is_longer_than_thirty_lines(book):
+    assert max(len(cell.source.splitlines()) for cell in code(book)) <= 30
+
+
+def test_every_chapter_ends_with_what_we_learned_and_exercises_with_folded_solutions(book):
+    text = "\n".join(cell.source for cell in prose(book))
+    assert re.search(r"^#+ What we learned", text, re.MULTILINE)
+    assert re.search(r"^#+ Exercises?", text, re.MULTILINE)
+    assert text.count("<details") == text.count("</details>") >= 2
+
+
+def test_a_notebook_defines_nothing_that_lib_defines(book):
+    own = {name for cell in code(book) for name in definitions(tree(cell))}
+    shared = {name for path in (ROOT / "lib").glob("*.py")
+              for name in definitions(ast.parse(path.read_text()))}
+    assert not own & shared
+
+
+def definitions(parsed):
+    return {node.name for node in ast.walk(parsed)
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_no_cell_shows_where_the_author_keeps_files(book):
+    for cell in book.cells:
+        assert not PRIVATE_PATH.search(cell.source)
+        for output in cell.get("outputs", []):
+            for part in [output.get("text", ""), *output.get("data", {}).values()]:
+                assert not PRIVATE_PATH.search(str(part)), str(part)[:300]

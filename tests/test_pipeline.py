@@ -1,0 +1,254 @@
+"""The pipeline at work in a throw-away repository: `lib/pipeline.py`."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from lib import chapters
+from tests import toy_repository
+from tests.toy_repository import CLAIM, FIGURE, IMPORTS, notebook
+
+
+@pytest.fixture
+def toy(monkeypatch, capsys):
+    return toy_repository.Toy(monkeypatch, capsys)
+
+
+@pytest.fixture
+def fresh(toy, tmp_path):
+    """A repository in which nothing ran yet, with chapters that do next to nothing."""
+    return toy.enter(toy_repository.make(tmp_path / "a repository", "1 + 1"))
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    """A repository in which everything ran, started as a command, and what that printed."""
+    root = tmp_path_factory.mktemp("finished") / "repository"
+    toy_repository.make(root, IMPORTS, FIGURE, CLAIM)
+    command = [sys.executable, "-m", "lib.pipeline"]
+    return root, subprocess.run(command, cwd=root, env=toy_repository.environment(),
+                                text=True, capture_output=True, timeout=300)
+
+
+@pytest.fixture
+def finished(toy, finished_once, tmp_path):
+    """A copy of that repository."""
+    return toy.enter(shutil.copytree(finished_once[0], tmp_path / "copy"))
+
+
+def executed(root, profile="laptop"):
+    return sorted(path.name for path in (root / "runs" / profile / "notebooks").glob("*.ipynb"))
+
+
+def test_a_run_makes_every_step_notebook_and_figure(finished_once):
+    root, result = finished_once
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert executed(root) == ["00_first.ipynb", "01_second.ipynb"]
+    figures = root / "runs" / "laptop" / "figures"
+    assert {path.name for path in figures.iterdir()} >= {"figure_00.png", "figure_01.csv"}
+    assert "[1/5] the dataset of it ... 0 s, about" in result.stdout
+    assert "[5/5] notebook 0" in result.stdout
+    assert "2 of 2 notebooks ran; 2 of 2 claims hold." in result.stdout
+    assert str(figures) in result.stdout
+
+
+def test_the_plan_comes_first_with_the_expected_minutes(finished_once):
+    _, result = finished_once
+    plan = result.stdout[:result.stdout.index("[1/5]")].splitlines()
+    assert [line.split("  ")[-1] for line in plan[1:6]] == [
+        "the dataset of it", "the base of it", "the runs of it",
+        "notebook 00_first", "notebook 01_second"]
+    assert plan[6] == "In all: 50 s."
+
+
+def test_a_second_run_does_nothing_and_says_the_same_about_the_claims(toy, finished_once, finished):
+    copies = [*finished.glob("runs/laptop/notebooks/*")]
+    before = [path.stat().st_mtime_ns for path in copies]
+    second = toy.run()
+    assert second.status == 0
+    assert "Nothing to do." in second.out
+    assert [path.stat().st_mtime_ns for path in copies] == before
+    claims = second.out[second.out.index("Claims"):second.out.index("Figures")]
+    assert "01  ✓ holds: The sky is blue (1 of 1)" in claims
+    assert claims in finished_once[1].stdout
+
+
+def test_the_list_shows_the_plan_and_does_nothing(toy, fresh):
+    result = toy.run("--list")
+    assert result.status == 0
+    assert "the base of it" in result.out
+    assert not (fresh / "runs").exists()
+
+
+def test_a_run_never_touches_the_repositorys_own_notebooks(finished):
+    for path in (finished / "notebooks").iterdir():
+        code = [cell for cell in chapters.read(path).cells if cell.cell_type == "code"]
+        assert not any(cell.outputs for cell in code)
+
+
+@pytest.mark.parametrize(("reason", "change", "again"), [
+    ("nothing changed", lambda root: None, []),
+    ("its source changed", lambda root: notebook(
+        root / "notebooks/00_first.ipynb", IMPORTS, FIGURE), ["00"]),
+    ("lib changed", lambda root: (root / "lib/tables.py").write_text("# shorter"), ["00", "01"]),
+    ("a figure is gone", lambda root: (root / "runs/laptop/figures/figure_01.png").unlink(),
+     ["01"]),
+    ("its claims are gone", lambda root: (root / "runs/laptop/claims/01.json").unlink(), ["01"]),
+    ("its copy is gone", lambda root: (root / "runs/laptop/notebooks/00_first.ipynb").unlink(),
+     ["00"]),
+    ("a step that it needs is damaged",
+     lambda root: next(root.glob("runs/laptop/base-*/result.txt")).write_text("!"), ["01"]),
+])
+def test_a_notebook_runs_again_only_when_something_it_depends_on_changed(
+        toy, finished, reason, change, again):
+    change(finished)
+    plan = toy.run("--list").out.splitlines()
+    assert [line.split()[-1][:2] for line in plan
+            if " notebook " in line and "there already" not in line] == again, reason
+
+
+def test_only_the_chosen_chapters_and_their_steps_run(toy, fresh):
+    result = toy.run("--only", "0")
+    assert result.status == 0
+    assert executed(fresh) == ["00_first.ipynb"]
+    assert "the base of it" not in result.out
+
+
+def test_a_failing_notebook_is_named_with_its_line_and_the_others_still_run(toy, fresh):
+    notebook(fresh / "notebooks/00_first.ipynb", "a = 1\nraise KeyError('no such run')")
+    result = toy.run()
+    assert result.status == 1
+    assert "00_first failed in cell [3], line 2:\n    raise KeyError('no such run')" in result.out
+    assert "KeyError: 'no such run'" in result.out
+    assert executed(fresh) == ["00_first.unfinished.ipynb", "01_second.ipynb"]
+    assert "1 of 2 notebooks ran" in result.out
+
+
+def test_a_failing_step_stops_the_run_with_its_own_sentence(toy, fresh, monkeypatch):
+    monkeypatch.setenv("TOY_BROKEN_STEP", "base")
+    result = toy.run()
+    assert result.status == 1
+    assert "[2/5] the base of it ... FAILED" in result.out
+    assert "ASR >= 0.95, and it is 0.50: train longer" in result.err
+    assert "Traceback" not in result.err
+    assert "Traceback" in (fresh / "runs/laptop/failure.txt").read_text()
+    assert not executed(fresh)
+
+
+@pytest.mark.parametrize(("profile", "status", "verdict"), [
+    ("laptop", 1, "✗ does not hold: The sky is blue (1 of 1)"),
+    ("smoke", 0, "not judged at this profile: The sky is blue (1 of 1)"),
+])
+def test_a_claim_that_does_not_hold_counts_where_the_profile_is_strict(
+        toy, fresh, monkeypatch, profile, status, verdict):
+    notebook(fresh / "notebooks/00_first.ipynb", IMPORTS, CLAIM)
+    monkeypatch.setenv("TOY_SKY", "grey")
+    result = toy.run("--profile", profile, "--only", "00")
+    assert result.status == status
+    assert verdict in result.out
+
+
+@pytest.mark.parametrize(("reason", "options", "words"), [
+    ("unknown profile", ["--profile", "lapdog"], ["lapdog", "smoke", "laptop"]),
+    ("unknown chapter", ["--only", "00,07"], ["'07'", "00_first", "01_second"]),
+    ("a chapter's name", ["--only", "first"], ["'first'", "00_first"]),
+    ("no jobs at all", ["--jobs", "0"], ["--jobs 0", "whole number", "cores"]),
+    ("jobs in words", ["--jobs", "many"], ["--jobs many", "whole number"]),
+    ("half a job", ["--jobs", "1.5"], ["--jobs 1.5", "whole number"]),
+    ("negative jobs", ["--jobs=-1"], ["--jobs -1", "whole number"]),
+    ("unknown option", ["--fast"], ["--fast", "--profile", "--only", "--fresh"]),
+    ("an option cut short", ["--prof", "smoke"], ["--prof", "--profile"]),
+    ("an option without its value", ["--only"], ["--only", "expected one argument"]),
+    ("publishing a part", ["--publish", "--only", "00"], ["--publish", "full run", "--only"]),
+    ("publishing the smoke test", ["--publish", "--profile", "smoke"], ["--publish", "laptop"]),
+])
+def test_an_option_that_cannot_be_is_answered_with_one_sentence(toy, fresh, reason, options, words):
+    result = toy.run(*options)
+    assert result.status == 2, reason
+    assert result.err.count("\n") == 1
+    assert all(word in result.err for word in words)
+    assert not result.out
+    assert not (fresh / "runs").exists()
+
+
+def test_a_notebook_without_our_parameter_stops_the_run_before_any_step(toy, fresh):
+    notebook(fresh / "notebooks/00_first.ipynb", parameters='profil_name = "laptop"')
+    result = toy.run()
+    assert result.status == 1
+    assert "00_first.ipynb has no parameter profile_name" in result.err
+    assert "sets: profil_name" in result.err
+    assert not list(fresh.glob("runs/*/dataset-*"))
+
+
+def test_fresh_says_what_it_removes_and_begins_again(toy, fresh):
+    toy.run("--only", "00")
+    (fresh / "runs/smoke").mkdir()
+    result = toy.run("--only", "00", "--fresh")
+    assert result.out.startswith(f"Removing {fresh / 'runs' / 'laptop'}\n")
+    assert "[1/2] the dataset of it" in result.out
+    assert (fresh / "runs/smoke").exists()
+
+
+@pytest.mark.parametrize(("where", "how"), [
+    ("a notebook", signal.SIGINT),
+    ("a step", signal.SIGTERM),
+])
+def test_a_stopped_run_says_so_leaves_no_process_and_goes_on_when_called_again(
+        toy, fresh, where, how):
+    notebook(fresh / "notebooks/01_second.ipynb", """
+import os, pathlib, time
+if "TOY_SLOW_NOTEBOOK" in os.environ:
+    pathlib.Path("started").touch()
+    time.sleep(60)
+""")
+    slow = {"TOY_SLOW_STEP": "runs"} if where == "a step" else {"TOY_SLOW_NOTEBOOK": "1"}
+    sign = "runs/laptop/base-*/manifest.json" if where == "a step" else "started"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lib.pipeline"], cwd=fresh, text=True,
+        env=toy_repository.environment(**slow), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    wait_for(lambda: list(fresh.glob(sign)))
+    kernels = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert output.endswith("run the same command again to go on.\n")
+    assert "Traceback" not in output
+    wait_for(lambda: not any(map(alive, kernels)))
+    again = toy.run()
+    assert again.status == 0
+    assert "there already  the base of it" in again.out
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_nothing_is_published_when_a_notebook_failed(toy, fresh):
+    notebook(fresh / "notebooks/00_first.ipynb", "1 / 0")
+    result = toy.run("--publish")
+    assert result.status == 1
+    assert "Nothing is published" in result.out
+    assert not (fresh / "figures").exists()
+
+
+def test_the_option_test_runs_pytest_in_the_repository(fresh):
+    (fresh / "test_sum.py").write_text("def test_sum():\n    assert 1 + 1 == 2\n")
+    (fresh / "pytest.ini").touch()
+    result = subprocess.run(
+        [sys.executable, "-m", "lib.pipeline", "--test"], cwd=fresh, text=True, capture_output=True,
+        env=toy_repository.environment(PYTEST_ADDOPTS=""), timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 passed" in result.stdout.splitlines()[-1]
