@@ -24,7 +24,9 @@ from lib.progress import Progress, minutes_in_words
 from lib.publish import publish
 
 NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
+MOST_JOBS = 8  # unless asked for: each takes up to 1 GB of memory
 PUBLISHED_PROFILE = "laptop"
+FAILURE = "failure.txt"
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="./reproduce.sh", allow_abbrev=False, add_help=False)
     parser.add_argument("--profile", default=PUBLISHED_PROFILE)
     parser.add_argument("--only")
-    parser.add_argument("--jobs", default=str(cores()))
+    parser.add_argument("--jobs", default=str(min(cores(), MOST_JOBS)))
     for flag in ("--list", "--fresh", "--publish", "--test"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
@@ -190,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         show(plan)
         if options.list:
             return 0
+        (folder / FAILURE).unlink(missing_ok=True)
         failures = run(plan)
     except Exception as error:
         return fail(error, folder)
@@ -204,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fail(error: Exception, folder: Path) -> int:
     """Print what made the run stop, in its own words; the traceback goes to a file in `folder`."""
-    account = folder / "failure.txt"
+    account = folder / FAILURE
     folder.mkdir(parents=True, exist_ok=True)
     account.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     print(f"\n{type(error).__name__}: {error}\nThe run stops here. The full account: {account}",
@@ -222,6 +225,7 @@ def stop(*_signal) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -37,13 +37,14 @@ class Progress:
         self.left -= minutes
         self.spent += minutes
         self._overwrite("")
-        left = f", about {minutes_in_words(self._minutes_left())} left" if self.left > 1e-9 else ""
+        more = self.count < self.total and not word
+        left = f", about {minutes_in_words(self._minutes_left())} left" if more else ""
         print(f"[{self.count}/{self.total}] {name} ... {word}{seconds:.0f} s{left}", flush=True)
 
     def _minutes_left(self) -> float:
-        """What is left, at the pace so far (expected minutes per real minute)."""
+        """What is left, at the pace so far; the first minute is not enough to tell the pace."""
         real = (time.monotonic() - self.began) / 60
-        return self.left * (real / self.spent if self.spent else 1)
+        return self.left * (1 + real) / (1 + self.spent)
 
     def _overwrite(self, text: str) -> None:
         if self.live:

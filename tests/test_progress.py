@@ -27,7 +27,15 @@ def test_the_time_that_is_left_follows_the_pace_so_far(clock, capsys):
     steps.start("pre-training")
     clock[0] = 180
     steps.finish("pre-training", 1)
-    assert "about 6 min left" in capsys.readouterr().out
+    assert "about 4 min left" in capsys.readouterr().out  # 2 minutes at (1 + 3) / (1 + 1)
+
+
+def test_a_few_quick_steps_do_not_promise_that_the_long_ones_will_be_quick(clock, capsys):
+    steps = Progress([0.02, 0.02, 10])
+    for name in ("a", "b"):
+        clock[0] += 0.1
+        steps.finish(name, 0.02, seconds=0.1)
+    assert "about 10 min left" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_last_step_leaves_nothing(clock, capsys):
