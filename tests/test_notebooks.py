@@ -1,12 +1,13 @@
 """The committed notebooks, as people read them where they are stored."""
 
 import ast
+import json
 import re
 
 import pytest
 
 from lib import chapters
-from lib.paths import ROOT
+from lib.paths import PUBLISHED_FIGURES, ROOT
 
 NOTEBOOKS = {path.stem: path for path in chapters.find()}
 CHAPTERS = ["00_a_small_llava", "01_data_construction", "02_baseline_unlearning",
@@ -108,6 +109,15 @@ def test_a_notebook_defines_nothing_that_lib_defines(book):
 def definitions(parsed):
     return {node.name for node in ast.walk(parsed)
             if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_the_published_figures_are_those_that_the_notebooks_save():
+    named = [name for path in NOTEBOOKS.values() for name in chapters.figure_names(
+        chapters.read(path))]
+    published = {path.name for path in PUBLISHED_FIGURES.iterdir()}
+    assert {name for name in published if name.endswith(".png")} == {f"{n}.png" for n in named}
+    assert published >= {f"{name}.{kind}" for name in named for kind in ("svg", "csv")}
+    assert set(json.loads((PUBLISHED_FIGURES / "alt.json").read_text())) == set(named)
 
 
 def test_no_cell_shows_where_the_author_keeps_files(book):
