@@ -1,0 +1,329 @@
+"""What all figures share: colours, names, the way a run looks, checks, and saving.
+
+The same sign means the same thing in every figure: a colour is a method, a hatch (bars) or a filled
+marker (points) is "with PD", a hollow dashed bar is the paper's value.
+"""
+
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from lib.runs import read_json, write_json
+
+# Okabe and Ito's colours, which stay apart for every common kind of colour blindness.
+METHOD_COLOURS = {
+    "vanilla": "#7F7F7F",
+    "ga": "#D55E00",
+    "gd": "#E69F00",
+    "kl": "#009E73",
+    "po": "#0072B2",
+}
+METHOD_NAMES = {"vanilla": "original", "ga": "GA", "gd": "GD", "kl": "KL", "po": "PO"}
+METRIC_NAMES = {
+    "sarr": "SARR",
+    "rr": "RR",
+    "asr": "ASR",
+    "rouge_l": "ROUGE-L",
+    "judge_score": "judge score",
+    "exact_match": "exact match",
+    "specificity": "specificity",
+}
+SPLIT_NAMES = {
+    "efficacy": "efficacy (training pictures)",
+    "generality": "generality (held-out pictures)",
+}
+# What a term or a set is for: to forget (black), to keep (sky blue), to decouple (purple).
+FORGET, RETAIN, DECOUPLE = "#000000", "#56B4E9", "#CC79A7"
+TERM_LINES = {
+    "forget": (FORGET, "-"),
+    "refusal": (FORGET, "--"),
+    "retain": (RETAIN, "-"),
+    "kl": (RETAIN, "--"),
+    "prompt_decouple": (DECOUPLE, "-"),
+}
+SET_COLOURS = {
+    "forget": "#4D4D4D",
+    "retain text": "#B5DDF5",
+    "retain image": RETAIN,
+    "prompt decouple": DECOUPLE,
+}
+# Pale, so that black text on a label is readable on light and on dark pages.
+LABEL_COLOURS = {
+    "harmful": "#F5B48C",
+    "refusal": "#A9D8F4",
+    "degenerate": "#F6E58D",
+    "normal": "#9BDCC4",
+}
+NEUTRAL = "#7F7F7F"
+HATCH = "////"
+SMALL = 8  # points; no text is smaller
+
+STYLE = {
+    **sns.axes_style("whitegrid"),
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
+    "axes.edgecolor": "#999999",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#E5E5E5",
+    "hatch.linewidth": 1.0,
+    "svg.hashsalt": "safeeraser",  # makes the ids inside an SVG the same each time
+}
+
+
+def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str) -> None:
+    """Writes name.png, name.svg and name.csv (what is plotted) and notes `alt` in alt.json.
+
+    `frame`: the plotted frame or rows; pictures in it are left out of the CSV. Two saves of one
+    figure are byte-identical. The figure stays open, so that a notebook shows it.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise ValueError(f"Figure name {name!r}: use lower-case letters, digits and _ only.")
+    if not alt.strip():
+        raise ValueError(f"Figure {name}: write an alt text that says what the figure shows.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Description": alt})
+        fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Description": alt})
+    table = pd.DataFrame(frame).drop(columns="image", errors="ignore")
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    texts = folder / "alt.json"
+    write_json(texts, (read_json(texts) if texts.exists() else {}) | {name: alt})
+
+
+def figure(*columns: str) -> Callable:
+    """Decorates a figure function: its frame must have these columns; draws in the one style."""
+
+    def decorate(draw: Callable) -> Callable:
+        @wraps(draw)
+        def drawn(frame, *args, **kwargs) -> plt.Figure:
+            frame = _checked(draw.__name__, pd.DataFrame(frame), columns)
+            with mpl.rc_context(STYLE):
+                return draw(frame, *args, **kwargs)
+
+        return drawn
+
+    return decorate
+
+
+def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    missing = [column for column in columns if column not in frame]
+    if missing or frame.empty:
+        what = f"lacks {', '.join(missing)}" if missing else "has no rows"
+        raise ValueError(f"plots.{name}: the frame {what}. It needs {', '.join(columns)}.")
+    if "method" in frame and (unknown := set(frame.method) - set(METHOD_COLOURS)):
+        raise ValueError(
+            f"plots.{name}: unknown method {', '.join(map(str, unknown))}. Give it a colour in "
+            "METHOD_COLOURS and a name in METHOD_NAMES."
+        )
+    return frame
+
+
+def only_one(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The frame, which must not mix several splits (or metrics ...) in one picture."""
+    for column in columns:
+        if column in frame and frame[column].nunique() > 1:
+            found = ", ".join(map(str, frame[column].dropna().unique()))
+            raise ValueError(f"The figure shows one {column} only: select one of {found} first.")
+    return frame
+
+
+def in_percent(frame: pd.DataFrame) -> pd.DataFrame:
+    rates = [name for name in ("value", "low", "high", "difference") if name in frame]
+    return frame.assign(**{name: 100 * frame[name].astype(float) for name in rates})
+
+
+def in_order(known: Iterable[str], values: pd.Series) -> list[str]:
+    """The known names that occur, in the known order, then all others as they come."""
+    found = list(dict.fromkeys(values))
+    return [name for name in known if name in found] + [n for n in found if n not in known]
+
+
+# Runs: a run is a method with or without PD.
+
+
+def run_name(method: str, prompt_decouple: int) -> str:
+    """`run_name("po", 1)` is "PO + PD"."""
+    return METHOD_NAMES[method] + (" + PD" if prompt_decouple else "")
+
+
+def runs_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
+    pairs = set(zip(frame.method, frame.prompt_decouple.astype(int), strict=True))
+    return sorted(pairs, key=lambda run: (list(METHOD_COLOURS).index(run[0]), run[1]))
+
+
+def of_run(frame: pd.DataFrame, method: str, prompt_decouple: int) -> pd.DataFrame:
+    return frame[(frame.method == method) & (frame.prompt_decouple == prompt_decouple)]
+
+
+def slots(frame: pd.DataFrame) -> list[tuple[str, int, float]]:
+    """(method, prompt_decouple, x): methods one apart, the two runs of a method side by side."""
+    runs = runs_of(frame)
+    methods = list(dict.fromkeys(method for method, _ in runs))
+    both = {method for method in methods if {(method, 0), (method, 1)} <= set(runs)}
+    shift = {method: 0.21 if method in both else 0.0 for method in methods}
+    return [(m, pd_, methods.index(m) + shift[m] * (2 * pd_ - 1)) for m, pd_ in runs]
+
+
+def bar_look(
+    method: str, prompt_decouple: int, pale: bool = False, hollow: bool = False
+) -> dict:
+    colour = METHOD_COLOURS[method]
+    look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.8}
+    if pale:
+        look |= {"facecolor": paler(colour), "edgecolor": colour}
+    if hollow:
+        look |= {"facecolor": "none", "edgecolor": colour, "linestyle": "--"}
+    return look | ({"hatch": HATCH} if prompt_decouple else {})
+
+
+def point_look(method: str, prompt_decouple: int) -> dict:
+    colour = METHOD_COLOURS[method]
+    face = colour if prompt_decouple or method == "vanilla" else "white"
+    return {"color": colour, "marker": "o", "markerfacecolor": face, "markeredgecolor": colour}
+
+
+def paler(colour: str) -> tuple[float, ...]:
+    return tuple(1 - 0.35 * (1 - part) for part in to_rgb(colour))
+
+
+# Figures, axes and legends.
+
+
+def grid(title: str, rows: int, columns: int, size: tuple[float, float], **kwargs):
+    """A figure with its title and [rows, columns] axes; `size` in inches."""
+    fig, axes = plt.subplots(
+        rows, columns, figsize=size, layout="constrained", squeeze=False, **kwargs
+    )
+    headline(fig, title, size[0])
+    return fig, axes
+
+
+def headline(fig, title: str, width: float, size: int = 11) -> None:
+    """A title over a (sub)figure `width` inches wide, in as many lines as it takes."""
+    lines = textwrap.fill(title, int(width * 105 / size))
+    fig.suptitle(lines, x=0.01, ha="left", fontsize=size, fontweight="bold", parse_math=False)
+
+
+def percent_axis(axis, label: str, top: float = 112) -> None:
+    """`top` above 100 leaves room for numbers over bars."""
+    axis.set_label_text(label)
+    axis.set_ticks(range(0, 101, 25))
+    axis.axes.set(**{f"{axis.axis_name}lim": (0, top)})
+
+
+def method_ticks(axes, places: list[tuple[str, int, float]]) -> None:
+    methods = list(dict.fromkeys(method for method, _, _ in places))
+    axes.set_xticks(range(len(methods)), [METHOD_NAMES[method] for method in methods])
+    axes.set_xlim(-0.6, len(methods) - 0.4)
+    axes.grid(axis="x", visible=False)
+
+
+def errors(value, low, high) -> np.ndarray:
+    """Lengths below and above the value, [2, n]; a percentile interval may just miss it."""
+    lengths = [np.atleast_1d(value - low), np.atleast_1d(high - value)]
+    return np.clip(np.nan_to_num(lengths), 0, None)
+
+
+def number_over(axes, x: float, top: float, value: float) -> None:
+    axes.annotate(
+        f"{value:.0f}", (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=SMALL
+    )
+
+
+def legend(fig, handles: list) -> None:
+    fig.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
+
+
+def bar_keys(frame: pd.DataFrame) -> list[Patch]:
+    """Legend entries for without and with PD, if the frame holds both."""
+    look = {"facecolor": NEUTRAL, "edgecolor": "white"}
+    keys = [Patch(**look, label="without PD"), Patch(**look, hatch=HATCH, label="with PD")]
+    return keys if frame.prompt_decouple.nunique() > 1 else []
+
+
+def interval_key() -> Line2D:
+    return Line2D([], [], color="black", marker="|", linestyle="", label="95 % interval")
+
+
+def seeds_key() -> Patch:
+    return Patch(facecolor="#CCCCCC", label="lowest to highest seed")
+
+
+# Words and pictures.
+
+
+def shorten(text: str, width: int, lines: int) -> str:
+    """At most `lines` lines of `width` characters; what is cut ends in an ellipsis."""
+    return "\n".join(textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …"))
+
+
+def show_picture(axes, image) -> None:
+    """`image`: a PIL image, or None for a question without a picture."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    if image is None:
+        axes.text(0.5, 0.5, "text\nonly", ha="center", va="center", color="#555555", fontsize=SMALL)
+        axes.set_box_aspect(1)
+    else:
+        axes.imshow(image.convert("RGB"), interpolation="nearest")
+
+
+def write(axes, text: str, below: float, right: float = 0, **look) -> None:
+    """Text that starts so many points below and right of the axes' upper left corner."""
+    note = axes.annotate(
+        text, (0, 1), (right, -below), xycoords="axes fraction", textcoords="offset points",
+        va="top", fontsize=SMALL, parse_math=False, annotation_clip=False, **look,
+    )  # fmt: skip
+    note.set_in_layout(False)
+
+
+def label_points(axes, points: list[tuple[float, float]], labels: list[str]) -> None:
+    """Writes each label near its point, where it covers no point and no other label.
+
+    Tries places further and further away; a thin line leads to the point.
+    """
+    axes.figure.draw_without_rendering()  # pixel positions are known only after the layout
+    spots = axes.transData.transform(points)
+    taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in spots]
+    turns = np.deg2rad([0, 180, 45, 135, 225, 315, 90, 270])
+    offsets = [(r * np.cos(t), r * np.sin(t)) for r in (12, 22, 36, 52, 70, 90) for t in turns]
+    for point, label in zip(points, labels, strict=True):
+        note = axes.annotate(
+            label, point, (0, 0), textcoords="offset points", va="center", fontsize=SMALL,
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6},
+        )  # fmt: skip
+        note.set_in_layout(False)
+        taken.append(_first_free(axes, note, offsets, taken))
+
+
+def _first_free(axes, note, offsets: list[tuple[float, float]], taken: list[Bbox]) -> Bbox:
+    for right, up in offsets:
+        note.set_position((right, up))
+        note.set_ha("left" if right > 1 else "right" if right < -1 else "center")
+        note.update_positions(axes.figure.canvas.get_renderer())
+        box = Text.get_window_extent(note).padded(2)  # of the words alone, without the line
+        inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+        inside = inside and axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
+        if inside and not any(box.overlaps(other) for other in taken):
+            break
+    return box

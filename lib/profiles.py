@@ -1,0 +1,128 @@
+"""The one dial: a profile fixes the world, the model, the training, the runs and the gates.
+
+`get("laptop")` is what the notebooks and the figures in the repository show. `smoke` walks the same
+path in three minutes with too little training to show anything; its claims are not judged.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class World:
+    """IconWorld's size; pictures of both splits come from disjoint colours and backgrounds."""
+
+    seed: int = 0
+    train_per_category: int = 60
+    val_per_category: int = 16
+    specificity_pictures: int = 64
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the small LLaVA: vision tower (CLIP) and language model (Llama)."""
+
+    image_size: int = 64
+    patch_size: int = 16
+    hidden: int = 128
+    tower_layers: int = 4
+    language_layers: int = 4
+    heads: int = 4
+    intermediate: int = 352
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Pictures and steps of each stage (chapter 00); learning rates peak in a one-cycle schedule."""
+
+    seed: int = 0
+    pictures: int = 8000
+    contrastive_steps: int = 1500
+    contrastive_batch: int = 128
+    contrastive_lr: float = 2e-3
+    alignment_steps: int = 300
+    instruction_steps: int = 2000
+    batch: int = 32
+    lr: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the base model must reach on val before anything is unlearned (rates, 0 to 1)."""
+
+    asr: float = 0.95
+    exact_match: float = 0.95
+    sarr: float = 0.03
+    specificity: float = 0.95
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """One unlearning run. Official values where they carry over: rank, alpha, warm-up, clip, decay.
+
+    The learning rate and the number of steps belong to a model of 1 M parameters; both were chosen
+    on a tuning world (README, "Hyper-parameters").
+    """
+
+    steps: int = 600
+    images: int = 8  # forget pictures per step, each with all its questions; as many safe ones
+    lr: float = 1e-3
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    lora_rank: int = 32
+    lora_alpha: int = 64
+    probe_every: int = 50
+    checkpoint_every: int = 100
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How answers are generated; three samples as in the paper."""
+
+    max_new_tokens: int = 24
+    batch: int = 128
+    samples: int = 3
+    temperature: float = 1.0
+    top_p: float = 0.9
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that determines the results of `runs/<name>/`."""
+
+    name: str
+    strict: bool  # whether the gate and the claims are judged
+    seeds: tuple[int, ...] = (1, 2, 3)
+    sweep_weights: tuple[float, ...] = (0.1, 0.3, 3.0)  # of PD, beside 0 and the official 1
+    world: World = World()
+    architecture: Architecture = Architecture()
+    pretraining: Pretraining = Pretraining()
+    gate: Gate = Gate()
+    unlearning: Unlearning = Unlearning()
+    evaluation: Evaluation = Evaluation()
+
+    def asdict(self) -> dict:
+        """The profile as plain dicts, for configs that JSON holds."""
+        return asdict(self)
+
+
+LAPTOP = Profile("laptop", strict=True)
+SMOKE = Profile(
+    "smoke",
+    strict=False,
+    seeds=(1, 2),
+    sweep_weights=(0.3,),
+    world=World(train_per_category=8, val_per_category=4, specificity_pictures=16),
+    architecture=Architecture(tower_layers=2, language_layers=2, hidden=64, intermediate=128),
+    pretraining=Pretraining(pictures=400, contrastive_steps=30, contrastive_batch=64,
+                            alignment_steps=20, instruction_steps=80),
+    unlearning=replace(Unlearning(), steps=16, images=4, probe_every=8, checkpoint_every=8),
+)
+PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP)}
+
+
+def get(name: str) -> Profile:
+    """Return the profile of this name; ValueError lists the known ones."""
+    if name not in PROFILES:
+        raise ValueError(f"There is no profile {name!r}; known: {', '.join(PROFILES)}.")
+    return PROFILES[name]
