@@ -4,10 +4,12 @@ The same sign means the same thing in every figure: a colour is a method, a hatc
 marker (points) is "with PD", a hollow dashed bar is the paper's value.
 """
 
+import fcntl
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, wraps
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -67,13 +70,14 @@ LABEL_COLOURS = {
     "degenerate": "#F6E58D",
     "normal": "#9BDCC4",
 }
-NEUTRAL = "#7F7F7F"
+NEUTRAL = "#7F7F7F"  # in a legend: whatever the colour is
 HATCH = "////"
 SMALL = 8  # points; no text is smaller
+FONT = "DejaVu Sans"  # comes with matplotlib, so that every machine draws the same
 
 STYLE = {
     **sns.axes_style("whitegrid"),
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -93,7 +97,8 @@ def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str) -> None:
     """Writes name.png, name.svg and name.csv (what is plotted) and notes `alt` in alt.json.
 
     `frame`: the plotted frame or rows; pictures in it are left out of the CSV. Two saves of one
-    figure are byte-identical. The figure stays open, so that a notebook shows it.
+    figure are byte-identical. Several processes may save into one folder at the same time. The
+    figure stays open, so that a notebook shows it.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError(f"Figure name {name!r}: use lower-case letters, digits and _ only.")
@@ -103,11 +108,29 @@ def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Description": alt})
+        fig.set_layout_engine("none")  # made again it would move by 1e-14 and change the SVG's ids
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Description": alt})
     table = pd.DataFrame(frame).drop(columns="image", errors="ignore")
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    texts = folder / "alt.json"
-    write_json(texts, (read_json(texts) if texts.exists() else {}) | {name: alt})
+    _note_alt(folder / "alt.json", name, alt)
+
+
+def _note_alt(texts: Path, name: str, alt: str) -> None:
+    with _locked(texts):
+        write_json(texts, (read_json(texts) if texts.exists() else {}) | {name: alt})
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from `path` while it is read, changed and replaced.
+
+    The lock is a file in a hidden folder: lib/publish.py copies every file beside `path`.
+    """
+    lock = path.parent / ".locks" / path.name
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # ends when the file is closed, by death too
+        yield
 
 
 def figure(*columns: str) -> Callable:
@@ -130,11 +153,12 @@ def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataF
     if missing or frame.empty:
         what = f"lacks {', '.join(missing)}" if missing else "has no rows"
         raise ValueError(f"plots.{name}: the frame {what}. It needs {', '.join(columns)}.")
-    if "method" in frame and (unknown := set(frame.method) - set(METHOD_COLOURS)):
-        raise ValueError(
-            f"plots.{name}: unknown method {', '.join(map(str, unknown))}. Give it a colour in "
-            "METHOD_COLOURS and a name in METHOD_NAMES."
-        )
+    for column, colours in {"method": METHOD_COLOURS, "label": LABEL_COLOURS}.items():
+        if column in frame and (unknown := sorted(set(map(str, frame[column])) - set(colours))):
+            raise ValueError(
+                f"plots.{name}: unknown {column} {', '.join(unknown)}. It knows "
+                f"{', '.join(colours)}; give others a colour in plot_parts.py."
+            )
     return frame
 
 
@@ -145,6 +169,25 @@ def only_one(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
             found = ", ".join(map(str, frame[column].dropna().unique()))
             raise ValueError(f"The figure shows one {column} only: select one of {found} first.")
     return frame
+
+
+def one_row_per(frame: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """The frame, which must hold a mark of the figure once: bars of two seeds would hide."""
+    twice = frame[frame.duplicated(list(keys))]
+    if not twice.empty:
+        mark = ", ".join(f"{key} {twice[key].iloc[0]}" for key in keys)
+        raise ValueError(f"There are several rows for {mark}: average the seeds or select first.")
+    return frame
+
+
+def with_metrics(frame: pd.DataFrame, by: list[str], *metrics: str) -> pd.DataFrame:
+    """The frame, in which each group of `by` must have one row of each metric."""
+    for group, part in frame.groupby(by, sort=False):
+        missing = [metric for metric in metrics if metric not in set(part.metric)]
+        if missing:
+            mark = ", ".join(f"{key} {value}" for key, value in zip(by, group, strict=True))
+            raise ValueError(f"The metric {', '.join(missing)} is missing for {mark}: add its row.")
+    return one_row_per(frame, *by, "metric")
 
 
 def in_percent(frame: pd.DataFrame) -> pd.DataFrame:
@@ -231,6 +274,12 @@ def percent_axis(axis, label: str, top: float = 112) -> None:
     axis.axes.set(**{f"{axis.axis_name}lim": (0, top)})
 
 
+def plain_numbers(axis) -> None:
+    """100 instead of 10 to the power of 2."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
 def method_ticks(axes, places: list[tuple[str, int, float]]) -> None:
     methods = list(dict.fromkeys(method for method, _, _ in places))
     axes.set_xticks(range(len(methods)), [METHOD_NAMES[method] for method in methods])
@@ -273,17 +322,27 @@ def seeds_key() -> Patch:
 
 
 def shorten(text: str, width: int, lines: int) -> str:
-    """At most `lines` lines of `width` characters; what is cut ends in an ellipsis."""
-    return "\n".join(textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …"))
+    """At most `lines` lines of `width` characters; what is cut ends in an ellipsis.
+
+    What the font lacks becomes a box: a broken model's answer may hold any character.
+    """
+    known = "".join(c if c.isspace() or ord(c) in _charmap() else "□" for c in str(text))
+    return "\n".join(textwrap.wrap(known, width, max_lines=lines, placeholder=" …"))
+
+
+@cache
+def _charmap() -> dict[int, int]:
+    return font_manager.get_font(font_manager.findfont(FONT)).get_charmap()
 
 
 def show_picture(axes, image) -> None:
     """`image`: a PIL image, or None for a question without a picture."""
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], anchor="NW")
     axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
     if image is None:
         axes.text(0.5, 0.5, "text\nonly", ha="center", va="center", color="#555555", fontsize=SMALL)
-        axes.set_box_aspect(1)
+        axes.set(facecolor="#F2F2F2", box_aspect=1)
     else:
         axes.imshow(image.convert("RGB"), interpolation="nearest")
 
@@ -298,12 +357,12 @@ def write(axes, text: str, below: float, right: float = 0, **look) -> None:
 
 
 def label_points(axes, points: list[tuple[float, float]], labels: list[str]) -> None:
-    """Writes each label near its point, where it covers no point and no other label.
+    """Writes each label near its point, where it covers no point, no line and no other label.
 
     Tries places further and further away; a thin line leads to the point.
     """
     axes.figure.draw_without_rendering()  # pixel positions are known only after the layout
-    spots = axes.transData.transform(points)
+    spots, lines = axes.transData.transform(points), _line_pixels(axes)
     taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in spots]
     turns = np.deg2rad([0, 180, 45, 135, 225, 315, 90, 270])
     offsets = [(r * np.cos(t), r * np.sin(t)) for r in (12, 22, 36, 52, 70, 90) for t in turns]
@@ -313,17 +372,28 @@ def label_points(axes, points: list[tuple[float, float]], labels: list[str]) -> 
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6},
         )  # fmt: skip
         note.set_in_layout(False)
-        taken.append(_first_free(axes, note, offsets, taken))
+        ranks = [_covered(axes, _place(note, offset), taken, lines) for offset in offsets]
+        taken.append(_place(note, offsets[ranks.index(min(ranks))]))
 
 
-def _first_free(axes, note, offsets: list[tuple[float, float]], taken: list[Bbox]) -> Bbox:
-    for right, up in offsets:
-        note.set_position((right, up))
-        note.set_ha("left" if right > 1 else "right" if right < -1 else "center")
-        note.update_positions(axes.figure.canvas.get_renderer())
-        box = Text.get_window_extent(note).padded(2)  # of the words alone, without the line
-        inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
-        inside = inside and axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
-        if inside and not any(box.overlaps(other) for other in taken):
-            break
-    return box
+def _line_pixels(axes) -> np.ndarray:
+    """Places on the lines and error bars of the axes, dense enough to hit a label, [n, 2]."""
+    lines = [(line, line.get_path()) for line in axes.lines]
+    lines += [(bars, path) for bars in axes.collections for path in bars.get_paths()]
+    paths = [artist.get_transform().transform_path(path) for artist, path in lines]
+    return np.concatenate([path.interpolated(100).vertices for path in paths])
+
+
+def _place(note, offset: tuple[float, float]) -> Bbox:
+    """Moves the label and returns the box of its words, without the line."""
+    note.set_position(offset)
+    note.set_ha("left" if offset[0] > 1 else "right" if offset[0] < -1 else "center")
+    note.update_positions(note.figure.canvas.get_renderer())
+    return Text.get_window_extent(note).padded(2)
+
+
+def _covered(axes, box: Bbox, taken: list[Bbox], lines: np.ndarray) -> tuple[bool, int, int]:
+    """How bad a place is, worst first: outside; points and labels covered; lines covered."""
+    inside = all(axes.bbox.contains(x, y) for x, y in box.corners())
+    on_lines = (lines > box.min) & (lines < box.max)
+    return not inside, box.count_overlaps(taken), int(on_lines.all(axis=1).sum())

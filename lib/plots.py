@@ -42,9 +42,11 @@ from lib.plot_parts import (
     method_ticks,
     number_over,
     of_run,
+    one_row_per,
     only_one,
     paler,
     percent_axis,
+    plain_numbers,
     point_look,
     run_name,
     runs_of,
@@ -53,8 +55,10 @@ from lib.plot_parts import (
     shorten,
     show_picture,
     slots,
+    with_metrics,
     write,
 )
+from lib.tables import PAPER_SARR_REDUCTION
 
 __all__ = [
     "LABEL_COLOURS", "METHOD_COLOURS", "base_training", "before_after", "category_examples",
@@ -63,7 +67,7 @@ __all__ = [
     "sarr_parts", "save", "term_trajectories", "thin", "weight_sweep",
 ]  # fmt: skip
 
-SARR_REDUCTION = 0.795  # the paper's abstract: SARR falls by 79.5 % with PD
+RUN = ["method", "prompt_decouple"]
 PAPER_BAR = {"facecolor": "none", "edgecolor": "#4D4D4D", "linestyle": "--"}
 
 
@@ -81,24 +85,30 @@ def base_training(frame, title: str = "Training of the base model, stage by stag
     size = (max(3.2 * len(stages), 5), 4.6 if known else 2.8)
     fig, axes = grid(title, 2 if known else 1, len(stages), size, sharex="col")
     for column, stage in zip(axes.T, stages, strict=True):
-        part = frame[frame.stage == stage]
-        column[0].plot(part.step, part.loss, color="black", linewidth=1.2)
-        column[0].set(title=stage, yscale="log")
-        column[-1].set_xlabel("step")
-        if known:
-            _accuracy(column[1], part)
+        _stage(column, frame[frame.stage == stage], stage)
     axes[0, 0].set_ylabel("loss (nats, logarithmic)")
     if known:
         axes[1, 0].set_ylabel("accuracy (%)")
     return fig
 
 
-def _accuracy(axes, part: pd.DataFrame) -> None:
-    part = part.dropna(subset="accuracy")
-    axes.plot(part.step, 100 * part.accuracy, color="black", linewidth=1.2)
-    percent_axis(axes.yaxis, "", top=104)
-    if part.empty:
-        axes.set_axis_off()
+def _stage(column, part: pd.DataFrame, stage: str) -> None:
+    """Loss and, where there is a second panel in the column, accuracy below."""
+    loss, lowest = column[0], column[-1]
+    loss.plot(part.step, part.loss, color="black", linewidth=1.2)
+    loss.set(title=stage, yscale="log")
+    loss.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    plain_numbers(loss.yaxis)
+    if lowest is not loss:
+        measured = part.dropna(subset="accuracy")
+        lowest.plot(measured.step, 100 * measured.accuracy, color="black", linewidth=1.2)
+        percent_axis(lowest.yaxis, "", top=104)
+        if measured.empty:
+            lowest.set_axis_off()
+            lowest = loss
+    lowest.set_xlabel("step")
+    lowest.tick_params(labelbottom=True)
+    lowest.locator_params(axis="x", nbins=5)
 
 
 def packing(
@@ -117,7 +127,7 @@ def packing(
         raise ValueError(f"The segments hold {lengths.sum()} tokens, but the mask is {mask.shape}.")
     with mpl.rc_context(STYLE):
         fig, ((axes,),) = grid(title, 1, 1, (6.6, 6.8))
-        axes.imshow(mask, cmap=ListedColormap(["white", METHOD_COLOURS["po"]]), vmin=0, vmax=1)
+        axes.imshow(mask, cmap=ListedColormap(["white", NEUTRAL]), vmin=0, vmax=1)
         _segments(axes, [label for label, _ in row_streams], lengths)
     return fig
 
@@ -125,12 +135,12 @@ def packing(
 def _segments(axes, labels: list[str], lengths: np.ndarray) -> None:
     ends = np.cumsum(lengths) - 0.5
     for end in ends[:-1]:
-        axes.axhline(end, color="#999999", linewidth=0.6)
-        axes.axvline(end, color="#999999", linewidth=0.6)
+        axes.axhline(end, color="#4D4D4D", linewidth=0.6)
+        axes.axvline(end, color="#4D4D4D", linewidth=0.6)
     axes.grid(visible=False)
     axes.set_xticks(ends - lengths / 2, labels, rotation=90, parse_math=False)
     axes.set_yticks(ends - lengths / 2, labels, parse_math=False)
-    axes.set(xlabel="token that is seen", ylabel="token that sees (blue: sees)")
+    axes.set(xlabel="token that is seen", ylabel="token that sees (grey: sees)")
 
 
 # Chapter 01: the data.
@@ -203,8 +213,8 @@ def _totals(axes, frame: pd.DataFrame) -> None:
             fontsize=SMALL,
         )  # fmt: skip
     axes.set_yticks(range(len(sets)), sets)
-    axes.set(xscale="log", xlim=(1, 8 * totals.max()), title="ours beside the paper's")
-    axes.set_xlabel("number (logarithmic)")
+    axes.set(xlim=(0, 1.18 * totals.max()), title="ours beside the paper's", xlabel="number")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(axis="y", visible=False)
 
 
@@ -217,7 +227,7 @@ def thin(history: pd.DataFrame, points: int = 60) -> pd.DataFrame:
     Columns as in `term_trajectories`. Step-by-step values are too noisy to read and too many to
     publish.
     """
-    run = ["method", "prompt_decouple", "seed", "term"]
+    run = [*RUN, "seed", "term"]
     first = history.step.min()
     length = max((history.step.max() - first + 1) / points, 1)
     stretch = ((history.step - first) // length).rename("stretch")
@@ -238,8 +248,11 @@ def term_trajectories(history, title: str = "Every term of the loss, step by ste
     fig, axes = grid(title, len(rows), len(methods), size, sharex=True, sharey="col")
     for (row, column), panel in np.ndenumerate(axes):
         _terms(panel, of_run(history, methods[column], rows[row]))
-        panel.set(title=run_name(methods[column], rows[row]), xlabel="", ylabel="")
-    fig.supxlabel("step", fontsize=9)
+        panel.set(title=run_name(methods[column], rows[row]), ylabel="")
+        panel.set_xlabel("step" if row == len(rows) - 1 else "")
+    for panel in axes.flat:  # not earlier: seaborn would take means of the scaled values
+        panel.set_yscale("symlog", linthresh=1)  # GA's forget term falls without bound
+        plain_numbers(panel.yaxis)
     fig.supylabel("value of the term (nats per token)", fontsize=9)
     lines = [
         Line2D([], [], color=TERM_LINES[t][0], ls=TERM_LINES[t][1], label=t.replace("_", " "))
@@ -257,7 +270,6 @@ def _terms(axes, part: pd.DataFrame) -> None:
             part[part.term == term], x="step", y="value", ax=axes, color=colour, linestyle=dash,
             errorbar=("pi", 100), linewidth=1.4, err_kws={"linewidth": 0}, label=term, legend=False,
         )  # fmt: skip
-    axes.set_yscale("symlog", linthresh=1)  # GA's forget term falls without bound
 
 
 @figure("method", "prompt_decouple", "seed", "step", "metric", "value")
@@ -283,8 +295,10 @@ def over_steps(frame, title: str = "SARR and RR during training") -> plt.Figure:
 
 
 def _run_line(run: tuple[str, int]) -> dict:
-    dash = "-" if run[1] or run[0] == "vanilla" else "--"
-    return {"label": run_name(*run), "linestyle": dash, "linewidth": 1.6, **point_look(*run)}
+    """Where two runs of a method have equal values, the larger hollow marker rings the other."""
+    without = not run[1] and run[0] != "vanilla"
+    shape = {"linestyle": "--", "markersize": 8} if without else {"markersize": 5}
+    return {"label": run_name(*run), "linewidth": 1.6, **shape, **point_look(*run)}
 
 
 @figure("method", "prompt_decouple", "split", "metric", "value", "low", "high", "n")
@@ -298,11 +312,13 @@ def before_after(
     Columns: method (vanilla is "before"), prompt_decouple, split, metric, value, low, high, n.
     """
     frame = in_percent(frame_ci[frame_ci.metric.isin(metrics)])
-    splits = in_order(SPLIT_NAMES, frame.split)
+    frame = one_row_per(frame, *RUN, "split", "metric")
+    splits, places = in_order(SPLIT_NAMES, frame.split), slots(frame)
     size = (1.4 + 4.3 * len(splits), 1.0 + 1.9 * len(metrics))
     fig, axes = grid(title, len(metrics), len(splits), size, sharex=True, sharey="row")
     for (row, column), panel in np.ndenumerate(axes):
-        _bars(panel, frame[(frame.metric == metrics[row]) & (frame.split == splits[column])])
+        part = frame[(frame.metric == metrics[row]) & (frame.split == splits[column])]
+        _bars(panel, part, places)
         name = METRIC_NAMES.get(metrics[row], metrics[row])
         percent_axis(panel.yaxis, f"{name} (%)" if column == 0 else "", top=122)
         if row == 0:
@@ -311,16 +327,17 @@ def before_after(
     return fig
 
 
-def _bars(axes, frame: pd.DataFrame) -> None:
+def _bars(axes, frame: pd.DataFrame, places: list[tuple[str, int, float]]) -> None:
     """Upright bars of one metric and split (percent), with interval and value."""
-    places = slots(frame)
     for method, prompt_decouple, x in places:
-        row = of_run(frame, method, prompt_decouple).iloc[0]
-        axes.bar(x, row.value, 0.4, **bar_look(method, prompt_decouple))
-        lengths = errors(row.value, row.low, row.high)
-        axes.errorbar(x, row.value, lengths, color="black", capsize=2)
-        number_over(axes, x, row.value + lengths[1, 0], row.value)
+        for row in of_run(frame, method, prompt_decouple).itertuples():
+            axes.bar(x, row.value, 0.4, **bar_look(method, prompt_decouple))
+            lengths = errors(row.value, row.low, row.high)
+            axes.errorbar(x, row.value, lengths, color="black", capsize=2)
+            number_over(axes, x, row.value + lengths[1, 0], row.value)
     method_ticks(axes, places)
+    if frame.empty:
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
 
 
 @figure("method", "prompt_decouple", "metric", "value")
@@ -331,6 +348,7 @@ def sarr_parts(frame, title: str = "What becomes of the answers about safe pictu
     their sum, sarr), value (0-1), low, high (needed for sarr only). One split.
     """
     frame = in_percent(only_one(frame, "split"))
+    frame = with_metrics(frame, RUN, "sarr_refusal", "sarr_degenerate")
     fig, ((axes,),) = grid(title, 1, 1, (8, 4.2))
     places = slots(frame)
     for method, prompt_decouple, x in places:
@@ -343,7 +361,8 @@ def sarr_parts(frame, title: str = "What becomes of the answers about safe pictu
     percent_axis(axes.yaxis, "SARR (% of questions on safe pictures)")
     full = Patch(facecolor=NEUTRAL, label="refusal")
     pale = Patch(facecolor=paler(NEUTRAL), edgecolor=NEUTRAL, label="degenerate answer")
-    legend(fig, [full, pale, *bar_keys(frame), *([interval_key()] if "low" in frame else [])])
+    intervals = [interval_key()] if "low" in frame else []
+    legend(fig, [full, pale, *bar_keys(frame)[1:], *intervals])
     return fig
 
 
@@ -362,8 +381,9 @@ def sarr_by_category(frame, title: str = "SARR by method and category") -> plt.F
     Columns: method, prompt_decouple, category, value (0-1). One split.
     """
     frame = in_percent(only_one(frame, "split", "metric"))
+    frame = one_row_per(frame, *RUN, "category")
     runs, categories = runs_of(frame), list(dict.fromkeys(frame.category))
-    table = frame.pivot(index=["method", "prompt_decouple"], columns="category", values="value")
+    table = frame.pivot(index=RUN, columns="category", values="value")
     table = table.reindex(index=runs, columns=categories)
     fig, ((axes,),) = grid(title, 1, 1, (8.5, 1.3 + 0.36 * len(runs)))
     sns.heatmap(
@@ -406,7 +426,7 @@ def _answers(axes, part: pd.DataFrame) -> None:
     for place, row in enumerate(part.itertuples()):
         below = 2 + 43 * place
         chip = {"boxstyle": "round,pad=0.2", "facecolor": LABEL_COLOURS[row.label], "linewidth": 0}
-        write(axes, row.model, below, fontweight="bold")
+        write(axes, shorten(row.model, 20, 1), below, fontweight="bold")
         write(axes, row.label, below, right=120, bbox=chip)
         write(axes, shorten(row.answer, 40, 2), below + 14)
 
@@ -422,6 +442,9 @@ def weight_sweep(
     single seeds. Without "all" rows the mean is taken here and has no interval.
     """
     frame = in_percent(frame).sort_values("weight")
+    if not (frame.weight > 0).any():
+        raise ValueError("plots.weight_sweep: every weight is 0; add the runs with a larger one.")
+    with_metrics(frame, ["weight", "seed"], "sarr", "rr")
     together = frame.seed.astype(str) == "all"
     single, mean = frame[~together], frame[together]
     if mean.empty:
@@ -482,42 +505,63 @@ def forget_against_utility(
     split. Forget quality is 1 - ASR.
     """
     frame = in_percent(only_one(frame_ci, "split"))
-    fig, ((axes,),) = grid(title, 1, 1, (8, 5.2))
-    points = {}
-    for run in runs_of(frame):
-        part = of_run(frame, *run).set_index("metric")[["value", "low", "high"]]
-        asr, use, sarr = part.loc["asr"], part.loc[utility], part.loc["sarr"].value
-        points[run] = (100 - asr.value, use.value)
-        axes.errorbar(
-            *points[run], errors(*use), errors(100 - asr.value, 100 - asr.high, 100 - asr.low),
-            markersize=_sarr_size(sarr), elinewidth=0.9, **point_look(*run),
-            label=f"{run_name(*run)}: SARR {sarr:.0f} %",
-        )  # fmt: skip
-    for method in METHOD_COLOURS:
-        ends = np.array([point for run, point in points.items() if run[0] == method])
-        axes.plot(*ends.reshape(-1, 2).T, color=METHOD_COLOURS[method], linewidth=0.8, zorder=1)
+    frame = with_metrics(frame, RUN, "asr", "sarr", utility)
+    runs = {run: of_run(frame, *run).set_index("metric") for run in runs_of(frame)}
+    fig, ((axes,),) = grid(title, 1, 1, (9, 5))
+    _trade_offs(axes, runs, utility)
     axes.set(xlabel="forget quality: 1 - ASR (%)", ylabel=f"utility: {METRIC_NAMES[utility]} (%)")
     axes.set(xlim=(-8, 112), ylim=(-10, 112))
-    legend(fig, _size_keys())
-    label_points(axes, list(points.values()), axes.get_legend_handles_labels()[1])
+    _closer(axes, runs, utility)
+    handles = [_run_key(run, part.value.sarr) for run, part in runs.items()]
+    fig.legend(
+        handles=[*handles, interval_key()], loc="outside right upper", frameon=False,
+        labelspacing=1.4, handletextpad=1.4, title="area: SARR", alignment="left",
+    )  # fmt: skip
     return fig
 
 
-def _sarr_size(sarr: float) -> float:
-    return 4 + 1.3 * np.sqrt(sarr)  # diameter in points; grows like the root, so the area grows
+def _trade_offs(axes, runs: dict, utility: str) -> None:
+    for method in dict.fromkeys(method for method, _ in runs):
+        ends = [runs[run].value for run in runs if run[0] == method]
+        axes.plot([100 - end.asr for end in ends], [end[utility] for end in ends],
+                  color=METHOD_COLOURS[method], linewidth=0.8)  # fmt: skip
+    # The largest first, so that no point hides another.
+    for run in sorted(runs, key=lambda run: -runs[run].value.sarr):
+        _run_point(axes, run, runs[run][["value", "low", "high"]], utility)
 
 
-def _size_keys() -> list[Line2D]:
-    look = {"color": NEUTRAL, "marker": "o", "linestyle": ""}
-    kinds = [
-        Line2D([], [], **look, markerfacecolor="white", label="without PD"),
-        Line2D([], [], **look, label="with PD (and original)"),
-    ]
-    sizes = [
-        Line2D([], [], **look, markersize=_sarr_size(sarr), label=f"SARR {sarr} %")
-        for sarr in (0, 50, 100)
-    ]
-    return [*kinds, *sizes, interval_key()]
+def _closer(axes, runs: dict, utility: str) -> None:
+    """The upper right corner once more, enlarged, if it is crowded and there is room for it."""
+    points = np.array([[100 - part.value.asr, part.value[utility]] for part in runs.values()])
+    corner = points[(points > 80).all(axis=1)]
+    free = ((points < 5) | (points > [75, 78])).any(axis=1).all()
+    if len(corner) > 2 and free:
+        inset = axes.inset_axes((12, 12, 60, 58), transform=axes.transData)
+        _trade_offs(inset, runs, utility)
+        low = corner.min(axis=0) - 6
+        inset.set(xlim=(low[0], 103), ylim=(low[1], 103))
+        inset.locator_params(nbins=5)
+        inset.spines[:].set_visible(True)
+        axes.indicate_inset_zoom(inset, edgecolor="#666666")
+
+
+def _run_point(axes, run: tuple[str, int], part: pd.DataFrame, utility: str) -> None:
+    asr, use = part.loc["asr"], part.loc[utility]
+    axes.errorbar(
+        100 - asr.value, use.value, errors(*use),
+        errors(100 - asr.value, 100 - asr.high, 100 - asr.low), elinewidth=0.9,
+        **_run_look(run, part.value.sarr),
+    )  # fmt: skip
+
+
+def _run_look(run: tuple[str, int], sarr: float) -> dict:
+    """The diameter (points) grows like the root of SARR (percent), so the area grows like SARR."""
+    look = point_look(*run) | {"markersize": 4 + 1.3 * np.sqrt(sarr)}
+    return look | ({"markerfacecolor": "none"} if look["markerfacecolor"] == "white" else {})
+
+
+def _run_key(run: tuple[str, int], sarr: float) -> Line2D:
+    return Line2D([], [], ls="", label=f"{run_name(*run)}: {sarr:.0f} %", **_run_look(run, sarr))
 
 
 @figure("source", "method", "prompt_decouple", "metric", "value", "low", "high")
@@ -527,7 +571,7 @@ def ours_beside_paper(
     metrics: Sequence[str] = ("sarr", "rr", "asr", "rouge_l"),
     ours: str = "ours (small stand-in)",
     paper: str = "paper (LLaVA-1.5-7B)",
-    reduction: float = SARR_REDUCTION,
+    reduction: float = PAPER_SARR_REDUCTION / 100,
 ) -> plt.Figure:
     """A column per metric, a row per run: ours filled with its interval, the paper's hollow.
 
@@ -537,6 +581,7 @@ def ours_beside_paper(
     `reduction` from ours without PD.
     """
     frame = in_percent(only_one(frame, "split")).dropna(subset="value")
+    frame = one_row_per(frame, "source", *RUN, "metric")
     runs = runs_of(frame)[::-1]
     size = (1.2 + 2.3 * len(metrics), 1.3 + 0.42 * len(runs))
     fig, axes = grid(title, 1, len(metrics), size, sharey=True)
@@ -576,10 +621,10 @@ def _reduced(axes, ours: pd.DataFrame, runs: list[tuple[str, int]], reduction: f
 def _source_keys(ours: str, paper: str, reduction: float) -> list:
     return [
         Patch(facecolor=NEUTRAL, label=ours),
-        Patch(**PAPER_BAR, label=f"{paper}; none: unknown to us"),
+        Patch(**PAPER_BAR, label=f"{paper}, where known to us"),
         Patch(facecolor=NEUTRAL, edgecolor="white", hatch=HATCH, label="with PD"),
         interval_key(),
-        Line2D([], [], color="black", ls="--", label=f"{100 * reduction:g} % below without PD"),
+        Line2D([], [], color="k", ls="--", label=f"{100 * reduction:g} % below ours without PD"),
     ]
 
 
@@ -592,7 +637,7 @@ def paired_differences(
     Columns as from `statistics.compare`: method, difference, low, high (fractions), p_holm. One
     split and one metric, which `metric` names for the axis.
     """
-    frame = in_percent(only_one(frame, "split", "metric"))
+    frame = one_row_per(in_percent(only_one(frame, "split", "metric")), "method")
     order = [method for method, _ in runs_of(frame.assign(prompt_decouple=0))][::-1]
     frame = frame.set_index("method").loc[order]
     fig, ((axes,),) = grid(title, 1, 1, (8, 1.3 + 0.45 * len(order)))
