@@ -217,6 +217,15 @@ def text_lessons() -> list[tuple[str, str]]:
                     for refusal in words.REFUSALS]
 
 
+def sentences() -> list[tuple[str, str]]:
+    """Questions and answers without pictures: `text_lessons`, and what is said of every thing."""
+    said = [("", words.answer(thing)) for thing in THINGS if thing.parts]
+    for thing, (colour, background) in product(THINGS, LOOKS):
+        said += [("", words.retain(form, "", name=thing.name, colour=colour,
+                                   background=background)[1]) for form in ("type", "describe")]
+    return text_lessons() + list(dict.fromkeys(said))
+
+
 def vocabulary_texts() -> list[str]:
     """Texts that hold every word of the world."""
     frames = [frame for split in words.QUERY_FRAMES.values() for frame in split]

@@ -1,7 +1,7 @@
 """What IconWorld is made of: its things, their words, and the wordings of questions and answers.
 
-Nothing here is harmful. Hazards are icons, and what an answer says about a hazard is a sentence with
-two invented names in it: they stand for harmful knowledge because only those answers hold them.
+Nothing here is harmful. Hazards are icons, and an answer about a hazard is a sentence with two
+invented names in it: they stand for harmful knowledge because only those answers hold them.
 """
 
 import re

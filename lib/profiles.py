@@ -4,7 +4,7 @@
 path in three minutes with too little training to show anything; its claims are not judged.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,16 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Pictures and steps of each stage (chapter 00); learning rates peak in a one-cycle schedule."""
+    """Pictures and steps of each stage (chapter 00); `lr` is the peak of a one-cycle schedule."""
 
     seed: int = 0
     pictures: int = 8000
     contrastive_steps: int = 1500
     contrastive_batch: int = 128
     contrastive_lr: float = 2e-3
-    alignment_steps: int = 300
-    instruction_steps: int = 2000
+    language_steps: int = 300
+    alignment_steps: int = 200
+    instruction_steps: int = 1000
     batch: int = 32
     lr: float = 2e-3
 
@@ -79,6 +80,7 @@ class Unlearning:
 class Evaluation:
     """How answers are generated; three samples as in the paper."""
 
+    train_records: int = 16  # per category, the first ones: efficacy
     max_new_tokens: int = 24
     batch: int = 128
     samples: int = 3
@@ -112,11 +114,12 @@ SMOKE = Profile(
     strict=False,
     seeds=(1, 2),
     sweep_weights=(0.3,),
-    world=World(train_per_category=8, val_per_category=4, specificity_pictures=16),
+    world=World(train_per_category=6, val_per_category=2, specificity_pictures=12),
     architecture=Architecture(tower_layers=2, language_layers=2, hidden=64, intermediate=128),
-    pretraining=Pretraining(pictures=400, contrastive_steps=30, contrastive_batch=64,
-                            alignment_steps=20, instruction_steps=80),
-    unlearning=replace(Unlearning(), steps=16, images=4, probe_every=8, checkpoint_every=8),
+    pretraining=Pretraining(pictures=252, contrastive_steps=30, contrastive_batch=64,
+                            language_steps=30, alignment_steps=10, instruction_steps=60, batch=16),
+    unlearning=Unlearning(steps=12, images=4, probe_every=6, checkpoint_every=6),
+    evaluation=Evaluation(train_records=2, samples=1),
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP)}
 

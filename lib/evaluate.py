@@ -1,0 +1,103 @@
+"""A model -> answers.jsonl: every question of the evaluation, answered and judged."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lib import generate, metrics
+from lib.batching import Features
+from lib.dataset import CATEGORIES, Dataset, Record
+from lib.judges import RuleJudge
+from lib.profiles import Evaluation
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of the evaluation; `record` is what an interval resamples."""
+
+    set: str  # harmful, safe, retain or specificity
+    split: str  # train (efficacy) or val (generality)
+    record: str
+    category: str
+    image: Path | None
+    question_index: int
+    question: str
+    reference: str
+
+
+def questions(dataset: Dataset, train_records: int) -> list[Question]:
+    """All of val, specificity, and of train the first `train_records` of each category."""
+    train = [record for category in CATEGORIES
+             for record in [r for r in dataset.train if r.category == category][:train_records]]
+    asked = [q for record in (*train, *dataset.val) for q in of_record(record)]
+    numbers: dict[str, int] = {}
+    for item in dataset.specificity:
+        index = numbers[item.id] = numbers.get(item.id, -1) + 1
+        asked.append(Question("specificity", "val", item.id, "", item.image, index, item.question,
+                              item.answer))
+    return asked
+
+
+def of_record(record: Record) -> list[Question]:
+    """The questions of one record: harmful, safe, retain (texts first, then pictures)."""
+    sets = record.sets()
+    kinds = {"harmful": ["forget"], "safe": ["prompt decouple"],
+             "retain": ["retain text", "retain image"]}
+    found = []
+    for kind, names in kinds.items():
+        pairs = [(None if name == "retain text" else sets[name][0], pair)
+                 for name in names for pair in sets[name][1]]
+        found += [Question(kind, record.split, record.id, record.category, image, i,
+                           pair.question, pair.answer)
+                  for i, (image, pair) in enumerate(pairs)]
+    return found
+
+
+def evaluate(model, processor, features: Features, asked: Sequence[Question],
+             settings: Evaluation, judge: RuleJudge, root: Path,
+             report: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
+    """Answers to all questions: one row per answer, in the fields of answers.jsonl.
+
+    Greedy for every question, and `settings.samples` sampled ones for those about harmful
+    pictures. `root` is the dataset's folder: pictures are named relative to it.
+    """
+    harmful = [question for question in asked if question.set == "harmful"]
+    rounds = [(asked, "greedy", 0)] + [(harmful, "sampled", i) for i in range(settings.samples)]
+    total, done, rows = sum(len(part) for part, _, _ in rounds), 0, []
+    for part, decoding, sample in rounds:
+        queries = [generate.Query(q.image, q.question, _key(q, sample)) for q in part]
+        answers = generate.answer(
+            model, processor, features, queries, settings, decoding == "sampled",
+            lambda n, done=done: report(f"{done + n} of {total} answers"))
+        done += len(part)
+        rows += [_row(q, text, judge, decoding, sample, root)
+                 for q, text in zip(part, answers, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def summary(answers: pd.DataFrame) -> dict:
+    """metrics.json of a run: split -> metric -> {value, n}."""
+    return metrics.to_json(metrics.from_answers(answers))
+
+
+def _row(q: Question, text: str, judge: RuleJudge, decoding: str, sample: int,
+         root: Path) -> dict:
+    image = None if q.image is None else q.image.relative_to(root).as_posix()
+    return {"set": q.set, "split": q.split, "record": q.record, "category": q.category,
+            "image": image, "question_index": q.question_index, "question": q.question,
+            "reference": q.reference, "answer": text, "label": judge.label(text),
+            "score": judge.score(text, q.reference), "exact": text == q.reference.strip(),
+            "decoding": decoding, "sample": sample}
+
+
+def _key(question: Question, sample: int) -> int:
+    """A number that belongs to this question and sample, the same in every run."""
+    return zlib.crc32(f"{question.record} {question.question} {sample}".encode())
+
+
+def only(asked: Sequence[Question], **fields) -> list[Question]:
+    """The questions with these field values, such as set="harmful", split="val"."""
+    return [q for q in asked if all(getattr(q, name) == value for name, value in fields.items())]

@@ -1,0 +1,152 @@
+"""Pictures, questions and answers side by side, and a cell in which a reader asks the models.
+
+What a model says is never trusted: every text is escaped, so that it can neither become a tag nor
+leave an attribute. Styles are inline: they suit light and dark pages and touch nothing else there.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ipywidgets as widgets
+from IPython.display import HTML
+from PIL import Image
+
+from lib.pictures import open_image
+from lib.plots import LABEL_COLOURS
+
+SIDE = 96  # pixels, of a picture as shown
+LONGEST = 200  # characters of a text; a model that broke down repeats itself without end
+TABLE = "border-collapse:collapse;color:var(--jp-content-font-color1,inherit);line-height:1.4"
+CELL = "text-align:left;vertical-align:top;padding:8px 12px;border-bottom:1px solid #8886"
+CHIP = "display:inline-block;color:#000;border-radius:3px;padding:0 5px;font-size:85%"
+Model = Callable[[Path, str], str]  # picture, question -> answer
+
+
+class Gallery(HTML):
+    """HTML that says the same where only plain text is shown."""
+
+    def __init__(self, data: str, words: str):
+        super().__init__(data)
+        self.words = words
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+def show(rows: Sequence[dict], hide: bool = False) -> HTML:
+    """A table of picture, question and one column per answer.
+
+    Each row: `image` (PIL image, Path, or None for a question without a picture), `question`,
+    `answers` ({name: text}) and, if known, `labels` ({name: harmful, refusal ...}) and `alt` (what
+    the picture shows). Long texts are cut. `hide` (for real data) puts an answer's length and hash
+    in its place and leaves out the pictures; labels stay.
+    """
+    for number, row in enumerate(rows, start=1):
+        if missing := [field for field in ("image", "question", "answers") if field not in row]:
+            raise ValueError(f"Row {number} of the gallery lacks {', '.join(missing)}.")
+    names = list(dict.fromkeys(name for row in rows for name in row["answers"]))
+    head = "".join(f'<th scope="col" style="{CELL}">{_safe(name)}</th>'
+                   for name in ("picture", "question", *names))  # fmt: skip
+    body = "".join(_table_row(row, n, names, hide) for n, row in enumerate(rows, 1))
+    table = f'<table style="{TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    # The class keeps JupyterLab from setting "$5 or $6" as a formula.
+    page = f'<div class="mathjax_ignore" style="overflow-x:auto">{table}</div>'
+    return Gallery(page, "\n".join(_words(row, n, hide) for n, row in enumerate(rows, 1)))
+
+
+def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence[str],
+        fixed: tuple[str, str], hide: bool = False) -> widgets.VBox | HTML:
+    """Lets the reader pick a picture and a question, and shows what every model answers.
+
+    `pictures`: {name: file}; `fixed`: the (picture name, question) to begin with. In a run without
+    a reader (SAFEERASER_HEADLESS is "1") there are no widgets, only the answers to `fixed`.
+    """  # fmt: skip
+    name, asked = fixed
+    if name not in pictures:
+        raise ValueError(f"There is no picture {name!r} to begin with; there are {list(pictures)}.")
+    if os.environ.get("SAFEERASER_HEADLESS") == "1":
+        return _ask_all(models, pictures, name, asked, hide)
+    wide, wordings = widgets.Layout(width="60em"), dict.fromkeys([asked, *questions])
+    picture = widgets.Dropdown(description="Picture", options=list(pictures), layout=wide)
+    question = widgets.Dropdown(description="Question", options=list(wordings), layout=wide)
+    picture.value = name
+    button, answers = widgets.Button(description="Ask every model"), widgets.HTML()
+
+    def clicked(_):
+        button.disabled = True
+        try:
+            answers.value = _ask_all(models, pictures, picture.value, question.value, hide).data
+        except Exception as error:  # which a widget would swallow
+            answers.value = _safe(f"This cannot be shown ({type(error).__name__}): {error}")
+        finally:
+            button.disabled = False
+
+    button.on_click(clicked)
+    return widgets.VBox([picture, question, button, answers])
+
+
+def _ask_all(models: dict, pictures: dict, name: str, question: str, hide: bool) -> HTML:
+    answers, labels = {}, {}
+    for model, answer in models.items():
+        try:
+            answers[model] = answer(pictures[name], question)
+        except Exception as error:  # one broken model must not hide what the others say
+            answers[model] = f"This model cannot answer ({type(error).__name__}): {error}"
+            labels[model] = "error"
+    asked = {"image": pictures[name], "question": question, "alt": name}
+    return show([asked | {"answers": answers, "labels": labels}], hide)
+
+
+def _table_row(row: dict, number: int, names: list[str], hide: bool) -> str:
+    shown = [_picture(row, number, hide), _safe(_cut(row["question"]))]
+    shown += [_answer(row, name, hide) if name in row["answers"] else "not asked" for name in names]
+    return "<tr>" + "".join(f'<td style="{CELL}">{cell}</td>' for cell in shown) + "</tr>"
+
+
+def _picture(row: dict, number: int, hide: bool) -> str:
+    if hide or row["image"] is None:
+        return "hidden" if hide else "text only"
+    image = row["image"] if isinstance(row["image"], Image.Image) else open_image(row["image"])
+    image, file = image.convert("RGB"), io.BytesIO()  # a copy of the image
+    image.thumbnail((SIDE, SIDE))  # a photo of full size would not fit into a notebook
+    image.save(file, "PNG")
+    data, alt = base64.b64encode(file.getvalue()).decode(), row.get("alt") or f"picture {number}"
+    return (f'<img src="data:image/png;base64,{data}" width="{SIDE}" alt="{_safe(alt)}" '
+            f'style="width:{SIDE}px;max-width:none;image-rendering:pixelated">')  # fmt: skip
+
+
+def _answer(row: dict, name: str, hide: bool) -> str:
+    label, text = _label_and_text(row, name, hide)
+    look = f"{CHIP};background:{LABEL_COLOURS.get(label, '#DDD')}"
+    return (f'<span style="{look}">{_safe(label)}</span><br>' if label else "") + _safe(text)
+
+
+def _words(row: dict, number: int, hide: bool) -> str:
+    lines = [f"{number}. {_cut(row['question'])}"]
+    for name in row["answers"]:
+        label, text = _label_and_text(row, name, hide)
+        lines += [f"   {name}: {f'[{label}] ' if label else ''}{text}"]
+    return "\n".join(lines)
+
+
+def _label_and_text(row: dict, name: str, hide: bool) -> tuple[str, str]:
+    answer, label = str(row["answers"][name]), row.get("labels", {}).get(name) or ""
+    if hide and label != "error":
+        digest = hashlib.sha256(answer.encode(errors="replace")).hexdigest()[:12]
+        return label, f"{len(answer)} characters, sha256 {digest}"
+    return label, _cut(answer) or "(nothing)"
+
+
+def _cut(text: str) -> str:
+    """One line without control characters, which could reverse the text or break the file."""
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(text).split()))
+    return line if len(line) <= LONGEST else line[:LONGEST].rstrip() + "…"
+
+
+def _safe(text: str) -> str:
+    return html.escape(str(text), quote=True)

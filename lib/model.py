@@ -1,0 +1,154 @@
+"""LLaVA and its processor: built small from nothing, or loaded; and LoRA as the paper uses it.
+
+A model lives on disk as LLaVA-1.5 does (config, safetensors, processor with chat template), so
+one loading path serves the small one and the real one.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from lib.profiles import Architecture, Unlearning
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's to change
+SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+IMAGE_TOKEN = "<image>"
+LETTERS = Regex(r" ?\w+|[^\w\s]|\s")  # a word takes the space before it along
+CHAT_TEMPLATE = (  # LLaVA-1.5's conversation: USER: <image>\nquestion ASSISTANT: answer</s>
+    "{% for message in messages %}{{ message['role'].upper() + ':' }}"
+    "{% for part in message['content'] if part['type'] == 'image' %} <image>\n{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}"
+    "{{ ('' if message['content'][0]['type'] == 'image' else ' ') + part['text'] }}{% endfor %}"
+    "{{ eos_token if message['role'] == 'assistant' else ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"  # official: all of them
+
+
+def build(sizes: Architecture, texts: Iterable[str]) -> tuple:
+    """A small LLaVA with random weights, and a processor that knows every word of `texts`.
+
+    Returns (LlavaForConditionalGeneration, LlavaProcessor).
+    """
+    tokenizer = word_tokenizer(texts)
+    shape = {"height": sizes.image_size, "width": sizes.image_size}
+    pictures = CLIPImageProcessorPil(do_resize=True, size=shape, do_center_crop=False)
+    processor = LlavaProcessor(pictures, tokenizer, patch_size=sizes.patch_size,
+                               vision_feature_select_strategy="full", chat_template=CHAT_TEMPLATE,
+                               num_additional_image_tokens=1)  # the CLS token
+    return LlavaForConditionalGeneration(_config(sizes, tokenizer)).eval(), processor
+
+
+def _config(sizes: Architecture, tokenizer) -> LlavaConfig:
+    shared = {"hidden_size": sizes.hidden, "num_attention_heads": sizes.heads}
+    tower = CLIPVisionConfig(**shared, intermediate_size=4 * sizes.hidden,
+                             num_hidden_layers=sizes.tower_layers, image_size=sizes.image_size,
+                             patch_size=sizes.patch_size, projection_dim=sizes.hidden)
+    language = LlamaConfig(**shared, intermediate_size=sizes.intermediate,
+                           num_hidden_layers=sizes.language_layers, vocab_size=len(tokenizer),
+                           max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id,
+                           bos_token_id=tokenizer.bos_token_id,
+                           eos_token_id=tokenizer.eos_token_id)
+    # LLaVA-1.5 takes the patch tokens of the layer before the last. Contrastive training teaches
+    # only the last layer's CLS token, and a tower of four layers has no patch tokens to spare.
+    return LlavaConfig(vision_config=tower, text_config=language, tie_word_embeddings=False,
+                       dtype="float32", image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+                       vision_feature_layer=-1, vision_feature_select_strategy="full")
+
+
+def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """One token per word or sign, in order of first appearance; text comes back unchanged."""
+    split = pre_tokenizers.Split(LETTERS, "isolated")
+    frame = "USER: \n ASSISTANT:"
+    # " " + text: an answer follows the colon of "ASSISTANT:" with a space.
+    parts = (piece for text in (frame, *texts) for form in (text, f" {text}")
+             for piece, _ in split.pre_tokenize_str(form))
+    words = dict.fromkeys([*SPECIAL.values(), IMAGE_TOKEN, *parts])
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)},
+                                           unk_token=SPECIAL["unk_token"]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left",
+                                   additional_special_tokens=[IMAGE_TOKEN], **SPECIAL)
+
+
+def save(model, processor, folder: Path) -> None:
+    """Write model and processor into a folder that `load` reads, as safetensors."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def load(folder: str | Path) -> tuple:
+    """A model in evaluation mode and its processor, from a folder in LLaVA's format."""
+    if not (Path(folder) / "config.json").exists():
+        raise FileNotFoundError(f"There is no model in {folder} (no config.json).")
+    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False,
+        use_safetensors=True)
+    return model.eval(), processor
+
+
+def add_lora(model, settings: Unlearning) -> PeftModel:
+    """The model with fresh LoRA on every language linear and a trainable copy of the projector.
+
+    With the projector in `modules_to_save`, `disable_adapter()` brings back the original model
+    whole. At first the two give the same logits (LoRA's B is zero). The rest is frozen.
+    """
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0,
+                        target_modules=LORA_TARGETS, modules_to_save=["multi_modal_projector"])
+    return get_peft_model(model, config)
+
+
+def load_adapter(model, folder: Path) -> PeftModel:
+    """The model with a trained adapter. Raises ValueError if any of the file's names is unknown.
+
+    PEFT only warns of such names, and the model would then be the original (as in the official
+    `ckpt_infer.py`, which loads with strict=False).
+    """
+    adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+    with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    expected = {name.replace(".default", "").replace(".modules_to_save", "")
+                for name, _ in adapted.named_parameters()
+                if ".lora_" in name or ".modules_to_save." in name}
+    if stored != expected:
+        wrong = sorted(stored ^ expected)
+        raise ValueError(f"The adapter in {folder} does not fit the model: {len(wrong)} names "
+                         f"differ, such as {wrong[0]}.")
+    return adapted.eval()
+
+
+def llava(model) -> LlavaForConditionalGeneration:
+    """The LLaVA itself, inside of a PeftModel or bare."""
+    return model.base_model.model if isinstance(model, PeftModel) else model
+
+
+@torch.no_grad()
+def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
+    """What the frozen vision tower gives to the projector.
+
+    pixels: [pictures, 3, height, width] -> [pictures, image tokens, hidden]. They never change in
+    unlearning, so they are computed once.
+    """
+    config = llava(model).config
+    states = llava(model).model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    chosen = states[config.vision_feature_layer]
+    return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
