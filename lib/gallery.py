@@ -21,9 +21,10 @@ from lib.plots import LABEL_COLOURS
 
 SIDE = 96  # pixels, of a picture as shown
 LONGEST = 200  # characters of a text; a model that broke down repeats itself without end
-TABLE = "border-collapse:collapse;color:var(--jp-content-font-color1,inherit);line-height:1.4"
-CELL = "text-align:left;vertical-align:top;padding:8px 12px;border-bottom:1px solid #8886"
-CHIP = "display:inline-block;color:#000;border-radius:3px;padding:0 5px;font-size:85%"
+TABLE = "border-collapse:collapse;color:var(--jp-content-font-color1,inherit)"
+CELL = ("text-align:left;vertical-align:top;padding:8px 12px;border-bottom:1px solid #8886;"
+        "min-width:7em;max-width:24em;line-height:1.4;overflow-wrap:anywhere")  # fmt: skip
+CHIP = "display:inline-block;color:#000;border-radius:3px;padding:0 5px;font-size:92%"
 Model = Callable[[Path, str], str]  # picture, question -> answer
 
 
@@ -41,10 +42,9 @@ class Gallery(HTML):
 def show(rows: Sequence[dict], hide: bool = False) -> HTML:
     """A table of picture, question and one column per answer.
 
-    Each row: `image` (PIL image, Path, or None for a question without a picture), `question`,
-    `answers` ({name: text}) and, if known, `labels` ({name: harmful, refusal ...}) and `alt` (what
-    the picture shows). Long texts are cut. `hide` (for real data) puts an answer's length and hash
-    in its place and leaves out the pictures; labels stay.
+    Each row: `image` (PIL image, Path, or None for a text question), `question`, `answers` ({name:
+    text}) and, if known, `labels` ({name: harmful, refusal ...}) and `alt` (what is to be seen).
+    Long texts are cut. `hide` (for real data) replaces answers by length and hash, drops pictures.
     """
     for number, row in enumerate(rows, start=1):
         if missing := [field for field in ("image", "question", "answers") if field not in row]:
@@ -72,9 +72,8 @@ def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence
     if os.environ.get("SAFEERASER_HEADLESS") == "1":
         return _ask_all(models, pictures, name, asked, hide)
     wide, wordings = widgets.Layout(width="60em"), dict.fromkeys([asked, *questions])
-    picture = widgets.Dropdown(description="Picture", options=list(pictures), layout=wide)
-    question = widgets.Dropdown(description="Question", options=list(wordings), layout=wide)
-    picture.value = name
+    picture = widgets.Dropdown(description="Picture", options=[*pictures], value=name, layout=wide)
+    question = widgets.Dropdown(description="Question", options=[*wordings], layout=wide)
     button, answers = widgets.Button(description="Ask every model"), widgets.HTML()
 
     def clicked(_):
@@ -127,11 +126,9 @@ def _answer(row: dict, name: str, hide: bool) -> str:
 
 
 def _words(row: dict, number: int, hide: bool) -> str:
-    lines = [f"{number}. {_cut(row['question'])}"]
-    for name in row["answers"]:
-        label, text = _label_and_text(row, name, hide)
-        lines += [f"   {name}: {f'[{label}] ' if label else ''}{text}"]
-    return "\n".join(lines)
+    said = [(name, *_label_and_text(row, name, hide)) for name in row["answers"]]
+    lines = [f"   {name}: {f'[{label}] ' if label else ''}{text}" for name, label, text in said]
+    return "\n".join([f"{number}. {_cut(row['question'])}", *lines])
 
 
 def _label_and_text(row: dict, name: str, hide: bool) -> tuple[str, str]:
