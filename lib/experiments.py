@@ -131,14 +131,22 @@ def probes(profile: Profile, chosen: Sequence[Run]) -> pd.DataFrame:
 
 
 def _long(profile: Profile, chosen: Sequence[Run], file: str, name: str) -> pd.DataFrame:
-    parts = [_labelled(profile, run, file).melt([*_labels(profile, run), "step"], var_name=name)
+    # First melted, then labelled: `prompt_decouple` is the name of a term, too.
+    parts = [_with_labels(profile, run, _rows(profile, run, file).melt("step", var_name=name))
              for run in chosen]
     return pd.concat(parts, ignore_index=True)
 
 
 def _labelled(profile: Profile, run: Run | None, file: str) -> pd.DataFrame:
+    return _with_labels(profile, run, _rows(profile, run, file))
+
+
+def _rows(profile: Profile, run: Run | None, file: str) -> pd.DataFrame:
     made = _vanilla(profile) if run is None else _run(profile, run)
-    frame = pd.DataFrame(runs.read_jsonl(_done(made) / file))
+    return pd.DataFrame(runs.read_jsonl(_done(made) / file))
+
+
+def _with_labels(profile: Profile, run: Run | None, frame: pd.DataFrame) -> pd.DataFrame:
     for place, (name, value) in enumerate(_labels(profile, run).items()):
         frame.insert(place, name, value)
     return frame
