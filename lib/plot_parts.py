@@ -26,8 +26,8 @@ from matplotlib.transforms import Bbox
 
 from lib.runs import read_json, write_json
 
-# Here, not by the first figure: it is drawn inside an rc_context, at whose end the "interactive" that
-# Jupyter's backend sets would be off again, and a notebook would show no figure but the first.
+# Here, not by the first figure: it is drawn inside an rc_context, at whose end the "interactive"
+# that Jupyter's backend sets would be off again, and a notebook would show its first figure only.
 plt.switch_backend(mpl.get_backend())
 
 # Okabe and Ito's colours, which stay apart for every common kind of colour blindness.
