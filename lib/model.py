@@ -70,8 +70,9 @@ def _config(sizes: Architecture, tokenizer) -> LlavaConfig:
     # LLaVA-1.5 takes the patch tokens of the layer before the last. Contrastive training teaches
     # only the last layer's CLS token, and a tower of four layers has no patch tokens to spare.
     return LlavaConfig(vision_config=tower, text_config=language, tie_word_embeddings=False,
-                       dtype="float32", image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-                       vision_feature_layer=-1, vision_feature_select_strategy="full")
+                       dtype="float32", vision_feature_layer=-1,
+                       vision_feature_select_strategy="full",
+                       image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
 
 
 def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -123,7 +124,11 @@ def load_adapter(model, folder: Path) -> PeftModel:
     PEFT only warns of such names, and the model would then be the original (as in the official
     `ckpt_infer.py`, which loads with strict=False).
     """
-    adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+    try:
+        adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+    except KeyError as missing:  # the projector's names it does look for
+        raise ValueError(f"The adapter in {folder} does not fit the model: it lacks {missing}."
+                         ) from None
     with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     expected = {name.replace(".default", "").replace(".modules_to_save", "")

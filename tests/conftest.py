@@ -1,0 +1,77 @@
+"""A world and a small trained LLaVA that the tests share: made once, in a few seconds."""
+
+from dataclasses import replace
+
+import pytest
+
+from lib.profiles import SMOKE, Architecture, Profile, World
+
+TINY = replace(
+    SMOKE,
+    name="tiny",
+    seeds=(1,),
+    world=World(train_per_category=2, val_per_category=1, specificity_pictures=4),
+    architecture=Architecture(patch_size=32, hidden=32, tower_layers=2, language_layers=2,
+                              heads=2, intermediate=64),
+    pretraining=replace(SMOKE.pretraining, pictures=168, contrastive_steps=20, language_steps=40,
+                        instruction_steps=60, batch=8, lr=5e-3),
+    unlearning=replace(SMOKE.unlearning, steps=6, images=2, probe_every=3, checkpoint_every=2),
+    evaluation=replace(SMOKE.evaluation, train_records=1, samples=2, batch=16),
+)
+
+
+def pytest_configure(config):
+    """PEFT's own use of a name that transformers will drop is nothing that the tests could fix."""
+    config.addinivalue_line("filterwarnings", "ignore:.*is_gradient_checkpointing")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Profile:
+    """A profile far below `smoke`: its model knows the words of answers, and sees little."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tiny, tmp_path_factory):
+    """A runs folder in which the tiny profile's dataset, base model and original answers are."""
+    import torch  # here, so that tests without a model do not wait for it
+
+    from lib import experiments
+
+    folder, threads = tmp_path_factory.mktemp("tiny_runs"), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAFEERASER_RUNS", str(folder))
+        patch.setattr(experiments, "BASE_THREADS", 1)  # more only wait for each other
+        for step in experiments.steps(tiny, ["00"], jobs=1):
+            step.make(lambda text: None)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def in_tiny_runs(tiny_runs, monkeypatch):
+    """`experiments` reads the tiny profile's results."""
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tiny_runs))
+    return tiny_runs
+
+
+@pytest.fixture(scope="session")
+def world(tiny_runs, tiny):
+    """The tiny profile's dataset, as `lib.dataset` reads it."""
+    from lib import dataset
+
+    return dataset.read(next((tiny_runs / tiny.name).glob("dataset-*")) / "iconworld")
+
+
+@pytest.fixture(scope="session")
+def base_folder(tiny_runs, tiny):
+    """Where the trained tiny model is."""
+    return next((tiny_runs / tiny.name).glob("base-*")) / "model"
+
+
+@pytest.fixture
+def llava(base_folder):
+    """(model, processor), trained a little; a fresh copy for every test."""
+    from lib import model
+
+    return model.load(base_folder)
