@@ -30,6 +30,7 @@ Nothing here imports from a file further down this list.
     plots            tidy frame -> figure
     gallery          picture, question, answer before, answer after
     chapters         the notebooks: found, fingerprinted, executed
+    readme           README.md's generated blocks: figures, costs, tables
     publish          a run's notebooks and figures, copied to where readers find them
     progress         one line per step, with the time that is left
     pipeline         all of it in one command

@@ -1,4 +1,4 @@
-"""Executed notebooks and figures of a run, copied to where readers find them."""
+"""Executed notebooks, figures and README.md of a run, brought to where readers find them."""
 
 import shutil
 from pathlib import Path
@@ -14,14 +14,19 @@ TABLES = (".csv", ".md", ".tex")
 def publish(notebooks: list[Path], profile_name: str) -> None:
     """Copy executed notebooks to notebooks/; figures/ becomes what the run's figures folder holds.
 
-    The tables at the top of the run's folder (main_table.csv and its kin) go to figures/ as well.
+    The tables at the top of the run's folder (main_table.csv and its kin) go to figures/ as well,
+    after what the run cost and claimed has been put beside them. README.md then shows all this.
     """
+    from lib import readme  # imports torch, which takes seconds: not before there is need for it
+
+    readme.write_records(profile_name)
     for notebook in notebooks:
         book = clean(chapters.read(chapters.executed_copy(notebook, profile_name)))
         nbformat.write(book, notebook)
     tables = [p for p in paths.profile_dir(profile_name).iterdir() if p.suffix in TABLES]
     files = [p for p in paths.figures_dir(profile_name).glob("*") if p.is_file()] + tables
     _replace(paths.PUBLISHED_FIGURES, files)
+    readme.refresh()
 
 
 def clean(book: nbformat.NotebookNode) -> nbformat.NotebookNode:

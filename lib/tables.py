@@ -149,7 +149,7 @@ def write_main_tables(
     """Write the tables of all runs into `folder` and return their paths.
 
     main_table.csv, main_table_ci.csv, all_metrics_ci.csv; main_table.md and .tex (wide, percent);
-    ours_beside_paper.csv and .md. `world` says in each caption where our numbers come from.
+    main_table_beside_paper.csv and .md. `world` says in each caption where our numbers come from.
     """
     every_metric = all_metrics_ci(per_answer)
     table_ci = every_metric[every_metric["metric"].isin(MAIN)][CI_COLUMNS]
@@ -162,8 +162,8 @@ def write_main_tables(
         "all_metrics_ci.csv": _csv(every_metric),
         "main_table.md": f"{caption}\n\n{markdown(wide(table_ci))}",
         "main_table.tex": latex(wide(table_ci), caption),
-        "ours_beside_paper.csv": _csv(beside),
-        "ours_beside_paper.md": f"{both}\n\n{markdown(wide_beside_paper(beside, model))}",
+        "main_table_beside_paper.csv": _csv(beside),
+        "main_table_beside_paper.md": f"{both}\n\n{markdown(wide_beside_paper(beside, model))}",
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

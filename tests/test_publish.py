@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from lib import chapters, paths
+from lib import chapters, claims, paths, profiles
 from lib.publish import publish
 from tests import toy_repository
 
@@ -20,6 +20,7 @@ def root(tmp_path, monkeypatch):
                          "PUBLISHED_FIGURES": root / "figures"}.items():
         monkeypatch.setattr(paths, name, folder)
     _execute(root)
+    claims.claim(profiles.LAPTOP, "00_first", "it is so", True, "1 of 1")
     for name in ("figures/sarr.png", "figures/alt.json", "main_table.csv", "main_table.md",
                  "failure.txt"):
         file = paths.profile_dir("laptop") / name
@@ -57,10 +58,22 @@ def test_publishing_another_run_of_the_same_sources_changes_no_byte(root):
     assert path.read_bytes() == first
 
 
-def test_the_figures_folder_becomes_what_the_run_drew_with_its_tables(root):
+def test_the_figures_folder_becomes_what_the_run_drew_with_its_tables_costs_and_claims(root):
     (root / "figures").mkdir()
     (root / "figures" / "of_a_removed_chapter.png").touch()
     publish([], "laptop")
-    assert {path.name: path.read_text() for path in (root / "figures").iterdir()} == {
-        "sarr.png": "figures/sarr.png", "alt.json": "figures/alt.json",
-        "main_table.csv": "main_table.csv", "main_table.md": "main_table.md"}
+    there = {path.name: path.read_text() for path in (root / "figures").iterdir()}
+    assert there.pop("costs.csv").splitlines()[1].startswith("notebook 00_first,1,")
+    assert there.pop("claims.csv").splitlines() == ["chapter,claim,verdict,holds,shown",
+                                                    "00_first,it is so,✓ holds,True,1 of 1"]
+    assert there == {"sarr.png": "figures/sarr.png", "alt.json": "figures/alt.json",
+                     "main_table.csv": "main_table.csv", "main_table.md": "main_table.md"}
+
+
+def test_the_readme_is_refreshed_and_what_stands_outside_of_its_blocks_stays(root):
+    readme = root / "README.md"
+    readme.write_text("# Title\n<!-- claims: generated -->\nold\n<!-- end -->\nThe end.\n")
+    publish([], "laptop")
+    said = "Claims that the chapters make: 1. Of these hold: 1."
+    assert readme.read_text() == (
+        f"# Title\n<!-- claims: generated -->\n\n{said}\n\n<!-- end -->\nThe end.\n")

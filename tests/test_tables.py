@@ -90,9 +90,9 @@ def test_the_files_hold_the_frames(per_answer, written, table_ci):
     pd.testing.assert_frame_equal(read, tables.main_table(per_answer), check_dtype=False)
     read = pd.read_csv(written["main_table_ci.csv"])
     pd.testing.assert_frame_equal(read, table_ci, check_dtype=False)
-    names = ("main_table", "main_table_ci", "all_metrics_ci", "ours_beside_paper")
+    names = ("main_table", "main_table_ci", "all_metrics_ci", "main_table_beside_paper")
     assert set(written) == {f"{name}.csv" for name in names} | {
-        "main_table.md", "main_table.tex", "ours_beside_paper.md"}  # fmt: skip
+        "main_table.md", "main_table.tex", "main_table_beside_paper.md"}  # fmt: skip
 
 
 def test_writing_twice_gives_the_same_bytes(per_answer, written, tmp_path):
@@ -105,7 +105,7 @@ def cells_of(markdown):
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-@pytest.mark.parametrize("name", ["main_table.md", "ours_beside_paper.md"])
+@pytest.mark.parametrize("name", ["main_table.md", "main_table_beside_paper.md"])
 def test_markdown_is_a_pipe_table_after_a_caption_and_an_empty_line(written, name):
     text = written[name].read_text(encoding="utf-8")
     caption, empty, first = text.splitlines()[:3]
@@ -226,7 +226,8 @@ def test_a_model_that_the_paper_does_not_have_is_refused(table_ci):
 
 
 def test_paper_rows_stand_under_ours_only_where_a_number_is_known(written):
-    rows = {row[0]: row[1:] for row in cells_of(written["ours_beside_paper.md"].read_text("utf-8"))}
+    text = written["main_table_beside_paper.md"].read_text(encoding="utf-8")
+    rows = {row[0]: row[1:] for row in cells_of(text)}
     paper = [name for name in rows if "paper" in name]
     model = "paper (LLaVA-1.5-7B)"
     assert paper == [f"{name}, {model}" for name in ("GA", "GD + PD", "PO", "PO + PD")]
