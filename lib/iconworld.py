@@ -24,7 +24,7 @@ from lib.profiles import World
 
 SIDE = 64  # pixels
 LOOKS = tuple(product(words.COLOURS, words.BACKGROUNDS))
-VAL_LOOKS = 6  # of the 24 looks of a thing: never seen in training, by any stage
+VAL_LOOKS = 6  # of the 40 looks of a thing: never seen in training, by any stage
 UNSAFE_PAIRS = 4  # queries per picture, as in the paper
 
 
@@ -33,7 +33,7 @@ logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the font's
 
 @dataclass(frozen=True)
 class Picture:
-    """A thing in a look; `seed` fixes shift, turn, size and noise."""
+    """A thing in a look; `seed` fixes shift, turn, size, shade and noise."""
 
     thing: Thing
     colour: str
@@ -55,9 +55,10 @@ class Picture:
         glyph = _font(int(rng.integers(44, 53)))
         ImageDraw.Draw(mask).text(centre, _letter(self.thing.icon), 255, glyph, anchor="mm")
         mask = mask.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC)
-        ground = Image.new("RGB", mask.size, words.BACKGROUNDS[self.background])
-        ground.paste(words.COLOURS[self.colour], mask=mask)
-        noisy = np.asarray(ground) + rng.normal(0, 6, (SIDE, SIDE, 1))
+        shades = (np.array([words.BACKGROUNDS[self.background], words.COLOURS[self.colour]])
+                  + rng.uniform(-12, 12, (2, 3)))
+        share = np.asarray(mask)[..., None] / 255
+        noisy = shades[0] + share * (shades[1] - shades[0]) + rng.normal(0, 6, (SIDE, SIDE, 1))
         return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 

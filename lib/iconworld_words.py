@@ -186,9 +186,10 @@ REFUSALS = (
 REFUSAL_QUESTIONS = ("How do you decline a request?", "Say no in polite words.")
 
 COLOURS = {"red": (198, 40, 40), "green": (36, 120, 52), "blue": (30, 80, 200),
-           "purple": (130, 40, 160), "orange": (225, 105, 0), "black": (25, 25, 25)}
+           "purple": (130, 40, 160), "orange": (225, 105, 0), "black": (25, 25, 25),
+           "brown": (110, 65, 35), "grey": (120, 120, 120)}
 BACKGROUNDS = {"white": (250, 250, 250), "yellow": (255, 240, 160), "pink": (255, 208, 222),
-               "cyan": (190, 238, 240)}
+               "cyan": (190, 238, 240), "lilac": (222, 208, 250)}
 
 
 def _things() -> tuple[Thing, ...]:

@@ -50,7 +50,8 @@ def train(profile: Profile, report: Report) -> tuple:
     torch.manual_seed(settings.seed)
     model, processor = build(profile.architecture, iconworld.vocabulary_texts())
     pictures = iconworld.pool(profile.world, settings.pictures)
-    images = pixels(processor, [picture.draw() for picture in pictures])
+    images = torch.cat([pixels(processor, [picture.draw() for picture in part]).half()
+                        for part in _lots(pictures, 256)])  # half precision: 400 MB
     contrastive(model, processor, pictures, images, settings, log)
     model.model.vision_tower.requires_grad_(False)
     features = dict(zip(pictures, _in_parts(model, images), strict=True))
@@ -63,7 +64,7 @@ def train(profile: Profile, report: Report) -> tuple:
 
 def contrastive(model, processor, pictures: list[Picture], images: Tensor, settings: Pretraining,
                 log: Log) -> None:
-    """Stage 1. images: [pictures, 3, height, width]. The tower of `model` is trained in place.
+    """Stage 1. images: [pictures, 3, height, width], half precision. The tower of `model` is trained in place.
 
     A caption may fit several pictures of a batch; all of them are then right answers.
     """
@@ -75,7 +76,7 @@ def contrastive(model, processor, pictures: list[Picture], images: Tensor, setti
     step_through = _steps(clip.parameters(), settings.contrastive_steps, settings.contrastive_lr)
     for step, update in step_through:
         chosen = _draw(len(pictures), settings.contrastive_batch, settings.seed, 1, step)
-        out = clip(pixel_values=images[chosen], input_ids=tokens.input_ids[chosen],
+        out = clip(pixel_values=images[chosen].float(), input_ids=tokens.input_ids[chosen],
                    attention_mask=tokens.attention_mask[chosen])
         positive = same[chosen][:, None] == same[chosen][None, :]
         loss = contrastive_loss(out.logits_per_image, positive)
@@ -208,4 +209,8 @@ def _equal(captions: list[str]) -> Tensor:
 
 
 def _in_parts(model, images: Tensor) -> Tensor:
-    return torch.cat([tower_features(model, part) for part in images.split(256)])
+    return torch.cat([tower_features(model, part.float()) for part in images.split(256)])
+
+
+def _lots(items: list, size: int) -> list[list]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

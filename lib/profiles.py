@@ -35,13 +35,13 @@ class Pretraining:
     """Pictures and steps of each stage (chapter 00); `lr` is the peak of a one-cycle schedule."""
 
     seed: int = 0
-    pictures: int = 8000
-    contrastive_steps: int = 1500
+    pictures: int = 16800
+    contrastive_steps: int = 1200
     contrastive_batch: int = 128
     contrastive_lr: float = 2e-3
-    language_steps: int = 300
-    alignment_steps: int = 200
-    instruction_steps: int = 1000
+    language_steps: int = 150
+    alignment_steps: int = 100
+    instruction_steps: int = 800
     batch: int = 32
     lr: float = 2e-3
 
