@@ -103,6 +103,21 @@ def key_figure() -> str:
     return f"![{_alt(KEY_FIGURE)}](figures/{KEY_FIGURE}.png)"
 
 
+def headline() -> str:
+    """PO without PD and with it, in a sentence."""
+    table = _published("main_table_ci").set_index(["method", "prompt_decouple", "split", "metric"])
+
+    def rate(prompt_decouple: int, metric: str) -> str:
+        row = table.loc["po", prompt_decouple, "generality", metric] * 100
+        return f"{row.value:.0f} % [{row.low:.0f}, {row.high:.0f}]"
+
+    return (f"Here, on held-out pictures and wordings, a model that was taught to refuse (PO) "
+            f"refuses {rate(0, 'rr')} of the harmful questions, and "
+            f"**{rate(0, 'sarr')} of the same questions about safe pictures** get no meaningful "
+            f"answer. With PD it refuses {rate(1, 'rr')}, and **{rate(1, 'sarr')}** get none. In "
+            "brackets: 95 % intervals.")
+
+
 def cost() -> str:
     table = _published("costs").set_index("part")
     shown = pd.DataFrame({
@@ -190,7 +205,7 @@ def _alt(name: str) -> str:
     return known[name].replace("[", "(").replace("]", ")")
 
 
-BLOCKS = {"key figure": key_figure, "cost": cost, "main table": main_table,
+BLOCKS = {"key figure": key_figure, "headline": headline, "cost": cost, "main table": main_table,
           "claims": claims_made, "figures": figures, "tree": tree}
 
 if __name__ == "__main__":

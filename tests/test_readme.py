@@ -1,0 +1,223 @@
+"""README.md says what is so: links, commands, paths, settings, and the blocks of `lib/readme.py`.
+
+The blocks are compared with figures/: before `./reproduce.sh --publish` there is nothing there.
+"""
+
+import json
+import os
+import re
+import shlex
+from dataclasses import fields
+
+import pandas as pd
+import pytest
+
+from lib import environment, experiments, metrics, paths, pipeline, profiles, readme, tables
+from lib import runs as run_store
+from tests.test_packaging import tracked
+
+TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
+COMMANDS = [line.split("  #")[0] for fence in
+            re.findall(r"^```bash\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+            for line in fence.splitlines()]
+LINKS = re.findall(r"\]\(([^)\s]+)\)", PROSE)
+A_PATH = re.compile(r"(lib|tests|notebooks|figures|\.ci)/|[\w-]+\.(sh|yml|toml|lock|cff|md)$")
+NAMED = sorted(name for name in set(re.findall(r"`([^`\n]+)`", PROSE)) if A_PATH.match(name))
+SETTINGS = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]+) \|", TEXT, re.MULTILINE)
+
+
+def test_every_generated_block_is_what_its_files_give_now():
+    assert readme.refreshed(TEXT) == TEXT, "run ./reproduce.sh --publish, or python -m lib.readme"
+
+
+def test_every_block_that_can_be_made_has_its_place():
+    assert [name for _, name, _ in readme.MARK.findall(TEXT)] == list(readme.BLOCKS)
+
+
+def test_nothing_is_left_to_be_filled_in():
+    assert "not measured yet" not in TEXT
+
+
+@pytest.mark.parametrize("link", [link for link in LINKS if "://" not in link])
+def test_every_relative_link_and_picture_is_there(link):
+    assert (paths.ROOT / link.partition("#")[0]).exists()
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_path_that_the_text_names_is_there(name):
+    assert (paths.ROOT / name).exists()
+
+
+def test_every_picture_has_an_alternative_text():
+    pictures = re.findall(r"!\[([^\]]*)\]\(", TEXT)
+    assert pictures
+    assert all(len(alt.split()) > 5 for alt in pictures)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one_that_is_there(command, capsys):
+    words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
+    program = words[0].removeprefix(".venv/bin/")
+    CHECKS[program](words[1:])
+
+
+def _reproduce(options):
+    pipeline.parse(options)
+
+
+def _python(options):
+    if options[0] == "-m":
+        module = __import__(options[1], fromlist=["main"])
+        with pytest.raises(SystemExit, match="0"):
+            module.main([*options[2:], "--help"])
+    else:
+        assert (paths.ROOT / options[0]).is_file()
+
+
+def _jupyter(options):
+    assert options[0] == "lab"
+    assert any(line.startswith("jupyterlab") for line in environment.needed())
+    assert all((paths.ROOT / path).exists() for path in options[1:])
+
+
+def _conda(options):
+    recipe = (paths.ROOT / "environment.yml").read_text()
+    assert options in (["env", "create", "-f", "environment.yml"],
+                       ["activate", re.search(r"^name: (.+)$", recipe, re.MULTILINE)[1]])
+
+
+CHECKS = {"./reproduce.sh": _reproduce, "python": _python, "jupyter": _jupyter, "conda": _conda}
+
+
+@pytest.mark.parametrize(("name", "said"), SETTINGS)
+def test_every_setting_is_that_of_the_laptop_profile(name, said):
+    value = profiles.LAPTOP
+    for part in name.split("."):
+        value = getattr(value, part)
+    assert tuple(float(number) for number in said.split(", ")) == (
+        tuple(map(float, value)) if isinstance(value, tuple) else (float(value),))
+
+
+def test_no_setting_of_unlearning_is_left_out():
+    named = {f"unlearning.{field.name}" for field in fields(profiles.Unlearning)}
+    assert named - {name for name, _ in SETTINGS} == {"unlearning.probe_every",
+                                                      "unlearning.checkpoint_every"}
+
+
+def test_what_is_at_the_top_of_the_repository_is_in_the_tree():
+    tree = re.search(r"## What is where\n\n```text\n(.*?)```", TEXT, re.DOTALL)[1]
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines()}
+    assert all((paths.ROOT / name).exists() for name in named)
+    there = {path.relative_to(paths.ROOT).parts[0] for path in tracked()}
+    assert there - {".ci", ".gitignore"} <= named
+
+
+def test_the_tree_lists_exactly_the_chapters_lib_and_the_tests():
+    tree = readme.tree()
+    for folder, kind in (("notebooks", "ipynb"), ("lib", "py"), ("tests", "py")):
+        listed = re.search(rf"```text\n{folder}/\n(.*?)\n```", tree, re.DOTALL)[1].splitlines()
+        there = {path.name for path in (paths.ROOT / folder).glob(f"*.{kind}")} - {"__init__.py"}
+        assert {line.split()[0] for line in listed} == there
+        assert all(len(line.split()) > 1 for line in listed)
+
+
+def test_the_paper_s_numbers_are_those_of_the_tables():
+    paper = pd.DataFrame(tables.PAPER)
+    chosen = paper[paper.model.eq("LLaVA-1.5-7B") & paper.method.eq("po") & paper.metric.eq("sarr")]
+    without, with_pd = chosen.sort_values("prompt_decouple").percent
+    assert f"from {without:g} to {with_pd:g}, which is {100 - 100 * with_pd / without:.1f} %" in (
+        " ".join(TEXT.split()))
+    assert f"{tables.PAPER_SARR_REDUCTION} %" in TEXT
+
+
+def test_safety_and_the_stand_in_are_said():
+    assert "Nothing in this repository is harmful" in TEXT
+    assert "not a safety benchmark" in " ".join(TEXT.replace("**", "").split())
+    assert "chosen on a tuning world" in TEXT
+
+
+# lib/readme.py itself, on a run whose times are known.
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Results in a runs folder: (folder, weights, start, end) in minutes."""
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path))
+    po = {"refusal_and_retain": 1}
+    for name, weights, start, end in (
+            ("dataset-1", None, 0, 1), ("base-1", None, 1, 5), ("unlearn-po-1", po, 60, 63),
+            ("unlearn-po-2", po, 61, 64), ("unlearn-po-3", po | {"prompt_decouple": 1}, 64, 66),
+            ("unlearn-po-4", po | {"prompt_decouple": 0.3}, 66, 68)):
+        folder = tmp_path / "laptop" / name
+        run_store.write_json(folder / "config.json", {"weights": weights})
+        run_store.write_json(folder / "manifest.json", {
+            "seconds": 60 * (end - start), "peak_memory_mb": 500 + end})
+        os.utime(folder / "manifest.json", (60 * end, 60 * end))
+    (tmp_path / "laptop" / "unlearn-po-5.partial").mkdir()
+    run_store.write_json(tmp_path / "laptop" / "unlearn-po-5.partial" / "manifest.json", {})
+    return tmp_path
+
+
+def test_costs_are_by_the_clock_without_breaks_and_with_what_ran_side_by_side(run):
+    table = readme.costs("laptop").set_index("part")
+    assert list(table.index) == ["dataset", "small LLaVA, from nothing", readme.WITHOUT,
+                                 readme.WITH, readme.SWEEP, "all"]
+    assert list(table.minutes) == [1, 4, 4, 2, 2, 13]
+    assert list(table.results) == [1, 1, 2, 1, 1, 6]
+    assert list(table.side_by_side) == [1, 1, 2, 1, 1, 2]
+    assert table.peak_memory_mb["all"] == 568
+
+
+def test_the_parts_of_a_run_are_the_steps_of_the_plan():
+    steps = experiments.steps(profiles.LAPTOP, ["04"], jobs=1)
+    assert [step.name.split(":")[0] for step in steps] == [
+        *readme.PARTS.values(), readme.WITHOUT, readme.WITH, readme.SWEEP]
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A figures folder with invented numbers: PO with and without PD."""
+    rows = [("po", added, split, metric, 0.5 + added / 4, 0.25, 0.8125, 96)
+            for added in (0, 1) for metric, split in tables.COLUMNS]
+    pd.DataFrame(rows, columns=tables.CI_COLUMNS).to_csv(tmp_path / "main_table_ci.csv")
+    pd.DataFrame([("04_x", "it | is", "✗", False, "0 of 1"), ("05_x", "so", "✓", True, "1 of 1")],
+                 columns=["chapter", "claim", "verdict", "holds", "shown"]).to_csv(
+        tmp_path / "claims.csv")
+    pd.DataFrame([("dataset", 1, 0.24, 1, 471.3), ("all", 1, 0.24, 1, 471.3)],
+                 columns=["part", "results", "minutes", "side_by_side", "peak_memory_mb"]).to_csv(
+        tmp_path / "costs.csv")
+    (tmp_path / "alt.json").write_text(json.dumps({readme.KEY_FIGURE: "Bars [percent]."}))
+    monkeypatch.setattr(paths, "PUBLISHED_FIGURES", tmp_path)
+    return tmp_path
+
+
+def test_the_main_table_shows_ours_with_interval_and_n_above_the_paper_s(published):
+    table = readme.main_table()
+    assert "stand-in world" in table.splitlines()[0]
+    ours, paper = (line for line in table.splitlines() if line.startswith("| PO,"))
+    assert ours.count("50.0<br><sub>25.0–81.2, n = 96</sub>") == len(tables.COLUMNS)
+    assert paper.startswith("| PO, paper (LLaVA-1.5-7B) | 0.1 | 100.0 |")
+    assert set(metrics.MAIN) == {metric for metric, _ in tables.COLUMNS}
+
+
+def test_the_headline_names_rates_with_their_intervals(published):
+    assert "refuses 50 % [25, 81] of the harmful" in readme.headline()
+    assert "**75 % [25, 81]** get none" in readme.headline()
+
+
+def test_claims_that_do_not_hold_are_listed(published):
+    assert readme.claims_made().splitlines() == [
+        "Claims that the chapters make: 2. Of these hold: 1. Those that do not:", "",
+        "- chapter 04: it | is (0 of 1)"]
+
+
+def test_the_cost_is_a_sentence_and_a_table(published):
+    said, _, head, _, first, *_ = readme.cost().splitlines()
+    assert "**0 minutes**" in said
+    assert head == "| Part | results | minutes | side by side | largest process |"
+    assert first == "| dataset | 1 | 0.2 | 1 | 0.5 GB |"
+
+
+def test_the_key_figure_is_shown_with_its_alternative_text(published):
+    assert readme.key_figure() == f"![Bars (percent).](figures/{readme.KEY_FIGURE}.png)"
