@@ -354,7 +354,7 @@ _READERS = {  # step: the chapters that need it
     "base": ("00", "02", "03", "04", "05"),
     "original": ("00", "02", "03", "04", "05"),
     "baselines": ("02", "03", "04", "05"),
-    "decoupled": ("03", "04", "05"),
+    "decoupled": ("02", "03", "04", "05"),
     "sweep": ("04",),
 }
 

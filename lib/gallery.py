@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
+import pandas as pd
 from IPython.display import HTML
 from PIL import Image
 
 from lib.pictures import open_image
-from lib.plots import LABEL_COLOURS
+from lib.plots import LABEL_COLOURS, run_name
 
 SIDE = 96  # pixels, of a picture as shown
 LONGEST = 200  # characters of a text; a model that broke down repeats itself without end
@@ -57,6 +58,25 @@ def show(rows: Sequence[dict], hide: bool = False) -> HTML:
     # The class keeps JupyterLab from setting "$5 or $6" as a formula.
     page = f'<div class="mathjax_ignore" style="overflow-x:auto">{table}</div>'
     return Gallery(page, "\n".join(_words(row, n, hide) for n, row in enumerate(rows, 1)))
+
+
+def rows(answers: pd.DataFrame, root: Path) -> list[dict]:
+    """For `show`: a row per question of `answers` (from `experiments.answers`), a column per run.
+
+    `root`: the dataset's folder. Select one seed and one decoding first.
+    """
+    found: dict[tuple, dict] = {}
+    for said in answers.itertuples():
+        image = Path(root, said.image) if isinstance(said.image, str) else None
+        blank = {"image": image, "question": said.question, "answers": {}, "labels": {},
+                 "alt": image.stem.replace("_", " ") if image else ""}  # fmt: skip
+        row = found.setdefault((said.set, said.record, said.question_index), blank)
+        name = run_name(said.method, said.prompt_decouple)
+        if name in row["answers"]:
+            raise ValueError(f"There are several answers of {name} to {said.question!r} about "
+                             f"{said.record}: select one seed and one decoding first.")
+        row["answers"][name], row["labels"][name] = said.answer, said.label
+    return list(found.values())
 
 
 def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence[str],

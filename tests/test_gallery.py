@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 import pytest
 from IPython.display import HTML
 from matplotlib.colors import to_rgb
@@ -297,3 +298,24 @@ def test_asking_can_hide_what_the_models_say_but_not_that_one_is_broken(pictures
 def test_a_fixed_picture_that_is_not_there_is_refused_with_those_that_are(pictures):
     with pytest.raises(ValueError, match=r"no picture 'cat' .* \['cup', 'bomb'\]"):
         gallery.ask(MODELS, pictures, QUESTIONS, ("cat", QUESTIONS[0]))
+
+
+def said(**changes) -> dict:
+    return {"set": "safe", "record": "val/x/1", "question_index": 0, "image": "x/cup_1.png",
+            "question": QUESTION, "method": "vanilla", "prompt_decouple": 0, "answer": "Clay.",
+            "label": "normal"} | changes  # fmt: skip
+
+
+def test_answers_become_a_row_per_question_and_a_column_per_run(tmp_path):
+    refused = {"method": "po", "prompt_decouple": 1, "answer": "No.", "label": "refusal"}
+    frame = pd.DataFrame([said(), said(question_index=1, image=None), said(**refused)])
+    with_picture, in_words = gallery.rows(frame, tmp_path)
+    assert with_picture["image"] == tmp_path / "x/cup_1.png"
+    assert with_picture["answers"] == {"original": "Clay.", "PO + PD": "No."}
+    assert with_picture["labels"] == {"original": "normal", "PO + PD": "refusal"}
+    assert in_words["image"] is None
+
+
+def test_answers_of_two_seeds_do_not_hide_each_other(tmp_path):
+    with pytest.raises(ValueError, match="select one seed and one decoding first"):
+        gallery.rows(pd.DataFrame([said(), said(answer="Another seed's.")]), tmp_path)
