@@ -193,7 +193,7 @@ def _save(picture: Picture, place: str, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def lessons(picture: Picture, rng, queries: int = 3) -> list[tuple[str, str]]:
+def lessons(picture: Picture, rng, queries: int = 2) -> list[tuple[str, str]]:
     """Questions and answers about a picture for the base model, in the wordings of both splits.
 
     The base model is to know every wording, as LLaVA does: what is held out from unlearning is new

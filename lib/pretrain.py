@@ -64,24 +64,30 @@ def train(profile: Profile, report: Report) -> tuple:
 
 def contrastive(model, processor, pictures: list[Picture], images: Tensor, settings: Pretraining,
                 log: Log) -> None:
-    """Stage 1. images: [pictures, 3, height, width], half precision. The tower of `model` is trained in place.
+    """Stage 1. images: [pictures, 3, height, width], half precision; trains `model`'s tower.
 
-    A caption may fit several pictures of a batch; all of them are then right answers.
+    Half of the captions only name the thing: what a thing is must not hang on its colours. A
+    caption is right for every picture of the batch of which it is true.
     """
     clip = _clip(model, processor)
-    captions = [picture.caption() for picture in pictures]
-    tokens = processor.tokenizer([f"{caption}</s>" for caption in captions], padding=True,
+    names, captions = ([picture.thing.name for picture in pictures],
+                       [picture.caption() for picture in pictures])
+    tokens = processor.tokenizer([f" {text}</s>" for text in names + captions], padding=True,
                                  padding_side="right", return_tensors="pt")
-    same = _equal(captions)
+    thing, look = _equal(names), _equal(captions)
     step_through = _steps(clip.parameters(), settings.contrastive_steps, settings.contrastive_lr)
     for step, update in step_through:
-        chosen = _draw(len(pictures), settings.contrastive_batch, settings.seed, 1, step)
-        out = clip(pixel_values=images[chosen].float(), input_ids=tokens.input_ids[chosen],
-                   attention_mask=tokens.attention_mask[chosen])
-        positive = same[chosen][:, None] == same[chosen][None, :]
-        loss = contrastive_loss(out.logits_per_image, positive)
+        rng = np.random.default_rng([settings.seed, 1, step])
+        chosen = _draw(len(pictures), settings.contrastive_batch, rng)
+        whole = torch.from_numpy(rng.random(len(chosen)) < 0.5)
+        told = torch.where(whole, chosen + len(pictures), chosen)
+        out = clip(pixel_values=images[chosen].float(), input_ids=tokens.input_ids[told],
+                   attention_mask=tokens.attention_mask[told])
+        true = (thing[chosen][:, None] == thing[chosen]) & ~whole
+        true |= (look[chosen][:, None] == look[chosen]) & whole
+        loss = contrastive_loss(out.logits_per_image, true)
         update(loss)
-        found = positive.gather(1, out.logits_per_image.argmax(1, keepdim=True)).float().mean()
+        found = true.gather(1, out.logits_per_image.argmax(1, keepdim=True)).float().mean()
         log("contrastive", step, settings.contrastive_steps, loss.detach(), found)
 
 
@@ -121,7 +127,8 @@ def language(model, processor, settings: Pretraining, log: Log) -> None:
     tokens = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     trained = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     for step, update in _steps(trained, settings.language_steps, settings.lr):
-        chosen = _draw(len(texts), 4 * settings.batch, settings.seed, 2, step)
+        rng = np.random.default_rng([settings.seed, 2, step])
+        chosen = _draw(len(texts), 4 * settings.batch, rng)
         ids, seen = tokens.input_ids[chosen], tokens.attention_mask[chosen].bool()
         logits = model(input_ids=ids, attention_mask=seen.long()).logits[:, :-1]
         targets = ids[:, 1:].masked_fill(~seen[:, 1:], -100)
@@ -197,8 +204,7 @@ def _steps(parameters, steps: int, lr: float) -> Iterator[tuple[int, Callable]]:
         yield step, update
 
 
-def _draw(size: int, count: int, seed: int, stage: int, step: int) -> Tensor:
-    rng = np.random.default_rng([seed, stage, step])
+def _draw(size: int, count: int, rng) -> Tensor:
     return torch.from_numpy(rng.choice(size, min(count, size), replace=False))
 
 

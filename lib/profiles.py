@@ -12,7 +12,7 @@ class World:
     """IconWorld's size; pictures of both splits come from disjoint colours and backgrounds."""
 
     seed: int = 0
-    train_per_category: int = 60
+    train_per_category: int = 120
     val_per_category: int = 16
     specificity_pictures: int = 64
 
@@ -36,12 +36,12 @@ class Pretraining:
 
     seed: int = 0
     pictures: int = 16800
-    contrastive_steps: int = 1200
+    contrastive_steps: int = 1000
     contrastive_batch: int = 128
     contrastive_lr: float = 2e-3
     language_steps: int = 150
     alignment_steps: int = 100
-    instruction_steps: int = 800
+    instruction_steps: int = 700
     batch: int = 32
     lr: float = 2e-3
 
@@ -64,8 +64,9 @@ class Unlearning:
     on a tuning world (README, "Hyper-parameters").
     """
 
-    steps: int = 600
-    images: int = 8  # forget pictures per step, each with all its questions; as many safe ones
+    steps: int = 400
+    images: int = 6  # harmful pictures per step, and as many safe ones
+    queries: int = 2  # per picture and step, drawn from its four; and all its retain questions
     lr: float = 1e-3
     warmup: float = 0.06
     weight_decay: float = 0.01
@@ -80,7 +81,7 @@ class Unlearning:
 class Evaluation:
     """How answers are generated; three samples as in the paper."""
 
-    train_records: int = 16  # per category, the first ones: efficacy
+    train_records: int = 8  # per category, the first ones: efficacy
     max_new_tokens: int = 24
     batch: int = 128
     samples: int = 3

@@ -73,8 +73,8 @@ class _Run:
         """One step of the optimizer; its row of history."""
         records = chosen(dataset.train, self.task.settings.images, self.task.seed, self.step)
         rng = np.random.default_rng([self.task.seed, 1, self.step])
-        found = terms(self.model, packer, groups(records, dataset.refusals, self.task.row, rng),
-                      "kl" in self.task.row)
+        rows = groups(records, dataset.refusals, self.task.row, rng, self.task.settings.queries)
+        found = terms(self.model, packer, rows, "kl" in self.task.row)
         loss = losses.total(found, self.task.row)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.task.settings)
@@ -140,18 +140,20 @@ def chosen(records: Sequence[Record], count: int, seed: int, step: int) -> list[
 
 
 def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str, float],
-           rng) -> list[Group]:
+           rng, queries: int | None = None) -> list[Group]:
     """The rows of one step: per record its harmful and its safe picture, and all texts together.
 
-    Only what a term of `row` asks for. The official code draws a retain item and a PD item that do
+    Only what a term of `row` asks for, and of each record's queries so many, drawn at random, the
+    same ones for both pictures (None: all). The official code draws a retain item and a PD item that do
     not belong to the forget item (data_module.py:153); here all are of the same record.
     """
     keeps = {"retain", "kl", "refusal_and_retain"} & set(row)
     found, texts = [], []
     for record in records:
         sets = record.sets()
+        asked = sorted(rng.permutation(len(sets["forget"][1]))[:queries])
         harmful = []
-        for pair in sets["forget"][1]:
+        for pair in (sets["forget"][1][i] for i in asked):
             if "forget" in row:
                 harmful.append(Example("forget", pair.question, pair.answer))
             if {"refusal", "refusal_and_retain"} & set(row):
@@ -160,9 +162,11 @@ def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str,
         if keeps:
             harmful += _examples("retain", sets["retain image"][1])
             texts += _examples("retain", sets["retain text"][1])
-        found.append(Group(record.image, tuple(harmful)))
+        if harmful:
+            found.append(Group(record.image, tuple(harmful)))
         if "prompt_decouple" in row:
-            safe = _examples("prompt_decouple", sets["prompt decouple"][1])
+            pairs = sets["prompt decouple"][1]
+            safe = _examples("prompt_decouple", [pairs[i] for i in asked])
             found.append(Group(record.safe_image, tuple(safe)))
     # Texts in rows about as long as the pictures' rows, so that little is padding.
     return found + [Group(None, tuple(texts[i : i + 8])) for i in range(0, len(texts), 8)]
