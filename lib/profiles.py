@@ -64,7 +64,7 @@ class Unlearning:
     on a tuning world (README, "Hyper-parameters").
     """
 
-    steps: int = 400
+    steps: int = 300
     images: int = 6  # harmful pictures per step, and as many safe ones
     queries: int = 2  # per picture and step, drawn from its four; and all its retain questions
     lr: float = 1e-3
@@ -82,7 +82,7 @@ class Evaluation:
     """How answers are generated; three samples as in the paper."""
 
     train_records: int = 8  # per category, the first ones: efficacy
-    max_new_tokens: int = 24
+    max_new_tokens: int = 20
     batch: int = 128
     samples: int = 3
     temperature: float = 1.0
@@ -96,7 +96,7 @@ class Profile:
     name: str
     strict: bool  # whether the gate and the claims are judged
     seeds: tuple[int, ...] = (1, 2, 3)
-    sweep_weights: tuple[float, ...] = (0.1, 0.3, 3.0)  # of PD, beside 0 and the official 1
+    sweep_weights: tuple[float, ...] = (0.3, 3.0)  # of PD, beside 0 and the official 1
     world: World = World()
     architecture: Architecture = Architecture()
     pretraining: Pretraining = Pretraining()

@@ -144,8 +144,8 @@ def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str,
     """The rows of one step: per record its harmful and its safe picture, and all texts together.
 
     Only what a term of `row` asks for, and of each record's queries so many, drawn at random, the
-    same ones for both pictures (None: all). The official code draws a retain item and a PD item that do
-    not belong to the forget item (data_module.py:153); here all are of the same record.
+    same ones for both pictures (None: all). The official code draws a retain item and a PD item
+    that do not belong to the forget item (data_module.py:153); here all are of the same record.
     """
     keeps = {"retain", "kl", "refusal_and_retain"} & set(row)
     found, texts = [], []
@@ -169,7 +169,7 @@ def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str,
             safe = _examples("prompt_decouple", [pairs[i] for i in asked])
             found.append(Group(record.safe_image, tuple(safe)))
     # Texts in rows about as long as the pictures' rows, so that little is padding.
-    return found + [Group(None, tuple(texts[i : i + 8])) for i in range(0, len(texts), 8)]
+    return found + [Group(None, tuple(texts[i : i + 6])) for i in range(0, len(texts), 6)]
 
 
 def _examples(term: str, pairs: Sequence) -> list[Example]:
