@@ -88,7 +88,13 @@ def sweep_runs(profile: Profile) -> list[Run]:
 
 def dataset(profile: Profile) -> datasets.Dataset:
     """The profile's dataset; written first if it is not there."""
-    return datasets.read(_make_dataset(profile))
+    return _read(_make_dataset(profile))
+
+
+@cache
+def _read(folder: Path) -> datasets.Dataset:
+    """Checks a thousand pictures once per process: what is in the store does not change."""
+    return datasets.read(folder)
 
 
 def load(profile: Profile, run: Run | None = None) -> tuple:
@@ -340,9 +346,9 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int) -> list[Step]:
     """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side."""
     known_answers(RuleJudge())
     wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
-    every = {"dataset": _step(_dataset, profile, "dataset", 0.2),
-             "base": _step(_base, profile, "small LLaVA, from nothing", 10),
-             "original": _step(_vanilla, profile, "original model: answers and gate", 0.5),
+    every = {"dataset": _step(_dataset, profile, "dataset", 0.1),
+             "base": _step(_base, profile, "small LLaVA, from nothing", profile.base_minutes),
+             "original": _step(_vanilla, profile, "original model: answers and gate", profile.run_minutes / 6),
              "baselines": _group(profile, "unlearning without PD", main_runs(profile, False), jobs),
              "decoupled": _group(profile, "unlearning with PD", main_runs(profile, True), jobs),
              "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs)}
@@ -373,12 +379,9 @@ def _group(profile: Profile, name: str, chosen: list[Run], jobs: int) -> Step:
     folders = sorted(each.folder().name for each in made)
     label = f"{name}: {len(chosen)} runs"
     return Step(sha256(" ".join(folders).encode()).hexdigest()[:12], label,
-                MINUTES_PER_RUN * len(chosen) / jobs,
+                profile.run_minutes * len(chosen) / jobs,
                 lambda: all(each.is_done() for each in made),
                 lambda report: ensure(profile, chosen, jobs, report))
-
-
-MINUTES_PER_RUN = 1.5
 
 
 def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = _quiet) -> None:

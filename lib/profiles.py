@@ -103,6 +103,8 @@ class Profile:
     gate: Gate = Gate()
     unlearning: Unlearning = Unlearning()
     evaluation: Evaluation = Evaluation()
+    base_minutes: float = 9  # expected on two cores, for the plan
+    run_minutes: float = 1.8  # of one unlearning run on one core
 
     def asdict(self) -> dict:
         """The profile as plain dicts, for configs that JSON holds."""
@@ -121,6 +123,8 @@ SMOKE = Profile(
                             language_steps=30, alignment_steps=10, instruction_steps=60, batch=16),
     unlearning=Unlearning(steps=12, images=4, probe_every=6, checkpoint_every=6),
     evaluation=Evaluation(train_records=2, samples=1),
+    base_minutes=0.4,
+    run_minutes=0.1,
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP)}
 
