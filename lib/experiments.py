@@ -348,7 +348,8 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int) -> list[Step]:
     wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
     every = {"dataset": _step(_dataset, profile, "dataset", 0.1),
              "base": _step(_base, profile, "small LLaVA, from nothing", profile.base_minutes),
-             "original": _step(_vanilla, profile, "original model: answers and gate", profile.run_minutes / 6),
+             "original": _step(_vanilla, profile, "original model: answers and gate",
+                               profile.run_minutes / 6),
              "baselines": _group(profile, "unlearning without PD", main_runs(profile, False), jobs),
              "decoupled": _group(profile, "unlearning with PD", main_runs(profile, True), jobs),
              "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs)}
