@@ -154,7 +154,7 @@ RETAIN = {  # form: (answer, wordings by split)
          "val": ("Where is a {name} kept?", "In which place can I see a {name}?")},
     ),
     "type": (
-        "This is a {name}.",
+        "This thing is called {name}.",
         {"train": ("What is this?", "What type of thing is this?", "Name the thing in the picture.",
                    "What is in this image?"),
          "val": ("What is in this picture?", "Name the thing in this image.")},
