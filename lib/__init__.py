@@ -24,6 +24,7 @@ Nothing here imports from a file further down this list.
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
+    workers          independent pieces of work side by side
     experiments      every run that the chapters need, as steps in the run store
     tables           tidy frame -> CSV, Markdown, LaTeX
     plot_parts       what the figures share: colours, bars, axes

@@ -5,10 +5,6 @@ the notebooks read. Independent runs go side by side, one thread each: a run's n
 depend on how many are at work.
 """
 
-import multiprocessing
-import os
-import queue
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -27,11 +23,11 @@ from lib.judges import RuleJudge, known_answers
 from lib.paths import profile_dir
 from lib.profiles import Profile
 from lib.unlearn import Task, unlearn
+from lib.workers import Report, make_all
 
 RECIPE = 1  # to be raised when code changes what a run's numbers are
 BASE_THREADS = 2  # whatever the machine has: the number of threads is part of the arithmetic
 PROBE = 64  # questions per probe, at most: half about harmful pictures and half about safe ones
-Report = Callable[[str], None]
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -54,8 +50,7 @@ class Run:
         """The weights of its loss."""
         return losses.weights(self.method, self.prompt_decouple, self.prompt_decouple_weight)
 
-    @property
-    def name(self) -> str:
+    def __str__(self) -> str:
         weight = "" if self.prompt_decouple_weight is None else f" {self.prompt_decouple_weight:g}"
         return f"{self.method.upper()}{' + PD' * self.prompt_decouple}{weight}, seed {self.seed}"
 
@@ -386,69 +381,11 @@ def _group(profile: Profile, name: str, chosen: list[Run], jobs: int) -> Step:
 
 
 def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = _quiet) -> None:
-    """Make those of the runs that are not there, `jobs` at once, each in a process of its own.
-
-    Raises RuntimeError when a run failed, with what it said; the others are finished first.
-    """
+    """Make those of the runs that are not there, `jobs` at once (`workers.make_all`)."""
     missing = [run for run in chosen if not _run(profile, run).is_done()]
-    if not missing:
-        return
-    context = multiprocessing.get_context("spawn")
-    tasks, news = context.Queue(), context.Queue()
-    for run in missing:
-        tasks.put(run)
-    workers = [context.Process(target=_work, args=(profile, tasks, news, os.getpid()), daemon=True)
-               for _ in range(min(jobs, len(missing)))]
-    for worker in workers:
-        tasks.put(None)
-        worker.start()
-    try:
-        _follow(workers, news, missing, report)
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
+    if missing:
+        make_all(missing, partial(_make_run, profile), jobs, report)
 
 
-def _follow(workers: list, news, missing: list[Run], report: Report) -> None:
-    """Tell what the workers do until every run is made."""
-    at_work, finished, failed = {}, 0, []
-    while finished < len(missing):
-        try:
-            run, text, failure = news.get(timeout=2)
-        except queue.Empty:
-            dead = [worker for worker in workers if worker.exitcode]
-            if dead:
-                raise RuntimeError(
-                    f"A worker died (exit code {dead[0].exitcode}), perhaps for want of memory: "
-                    "try --jobs 1. What is finished is kept.") from None
-            continue
-        at_work[run] = text
-        if text is None:
-            finished += 1
-            del at_work[run]
-            failed += [(run, failure)] if failure else []
-        states = "; ".join(f"{r.name}: {said}" for r, said in at_work.items())
-        report(f"{finished} of {len(missing)} done; {states}")
-    if failed:
-        run, failure = failed[0]
-        raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed, the first of them "
-                           f"{run.name}:\n{failure}")
-
-
-def _work(profile: Profile, tasks, news, parent: int) -> None:
-    """A worker: makes runs until there are no more, or its parent is gone."""
-    torch.set_num_threads(1)
-
-    def report(run: Run, text: str) -> None:
-        if os.getppid() != parent:
-            os._exit(1)
-        news.put((run, text, None))
-
-    while (run := tasks.get()) is not None:
-        failure = None
-        try:
-            _run(profile, run, partial(report, run)).make()
-        except Exception:
-            failure = traceback.format_exc()
-        news.put((run, None, failure))
+def _make_run(profile: Profile, run: Run, report: Report) -> None:
+    _run(profile, run, report).make()
