@@ -8,6 +8,7 @@ import ast
 import json
 import re
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 import lib
 from lib import chapters, claims, experiments, losses, paths, profiles, runs, tables
 
+SETTING = re.compile(r"^(\| `([\w.]+)` \| [^|]+ \| )[^|]*( \|)", re.MULTILINE)
 MARK = re.compile(r"(<!-- ([a-z ]+): generated -->\n).*?(<!-- end -->)", re.DOTALL)
 KEY_FIGURE = "ours_beside_paper"
 PUBLISHED = "laptop"
@@ -31,8 +33,15 @@ def refresh() -> None:
 
 
 def refreshed(text: str) -> str:
-    """The text, with what belongs there now between its marks."""
+    """The text, with what belongs there now between its marks and into its table of settings."""
+    text = SETTING.sub(lambda row: f"{row[1]}{_setting(row[2])}{row[3]}", text)
     return MARK.sub(lambda mark: f"{mark[1]}\n{BLOCKS[mark[2]]()}\n\n{mark[3]}", text)
+
+
+def _setting(name: str) -> str:
+    """A setting of the published profile, such as "unlearning.lr"."""
+    value = attrgetter(name)(profiles.get(PUBLISHED))
+    return ", ".join(f"{part:g}" for part in (value if isinstance(value, tuple) else (value,)))
 
 
 # What a run cost and claimed: read from its folder, kept in figures/ for the blocks below.
@@ -125,10 +134,14 @@ def cost() -> str:
         "side by side": table.side_by_side,
         "largest process": [_gigabytes(size) for size in table.peak_memory_mb]})
     whole = table.loc["all"]
-    said = (f"The published run took **{whole.minutes:.0f} minutes**, with at most "
-            f"{whole.side_by_side} processes at work at a time, none larger than "
-            f"{_gigabytes(whole.peak_memory_mb)}:")
-    return f"{said}\n\n{tables.markdown(shown, 'Part').strip()}"
+    said = (f"The published run took **{whole.minutes:.0f} minutes** after the install, with at "
+            f"most {whole.side_by_side:.0f} processes at work at a time, none larger than "
+            f"{_gigabytes(whole.peak_memory_mb)}.")
+    return f"{said}\n\n{_folded('Part by part', tables.markdown(shown, 'Part'))}"
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text.strip()}\n\n</details>"
 
 
 def _gigabytes(megabytes: float) -> str:
@@ -139,7 +152,7 @@ def main_table() -> str:
     """Ours, with the paper's rows between, each number with its interval and n."""
     table = tables.wide_beside_paper(tables.ours_beside_paper(_published("main_table_ci")))
     small = re.compile(r"^(\S+) \[(\S+), (\S+)\] n=(\d+)$")
-    table = table.map(lambda cell: small.sub(r"\1<br><sub>\2–\3, n = \4</sub>", cell))
+    table = table.map(lambda cell: small.sub(r"\1<br><sub>\2–\3, n=\4</sub>", cell))
     label = f"**Ours: {tables.STAND_IN}.** Paper: LLaVA-1.5-7B, {tables.SECOND_HAND}."
     return f"{label}\n\n{tables.markdown(table).strip()}\n\n{tables.NOTE}."
 
@@ -175,9 +188,10 @@ def tree() -> str:
     about = {"notebooks": {path.name: _title(path) for path in chapters.find()},
              "lib": {f"{name}.py": words for name, words in
                      re.findall(r"^    (\w+)  +(.+)$", lib.__doc__, re.MULTILINE)},
-             "tests": {path.name: _first_sentence(path)
+             "tests": {path.name: _about(path)
                        for path in sorted((paths.ROOT / "tests").glob("*.py"))}}
-    return "\n\n".join(_listing(folder, files) for folder, files in about.items())
+    *shown, tests = [_listing(folder, files) for folder, files in about.items()]
+    return "\n\n".join([*shown, _folded("The tests, which mirror lib", tests)])
 
 
 def _listing(folder: str, files: dict[str, str]) -> str:
@@ -187,13 +201,14 @@ def _listing(folder: str, files: dict[str, str]) -> str:
 
 
 def _title(notebook: Path) -> str:
-    return chapters.read(notebook).cells[0].source.splitlines()[0].lstrip("# ")
+    heading = chapters.read(notebook).cells[0].source.splitlines()[0]
+    return re.sub(r"^#\s*(\d+\s*[·.:]?\s*)?", "", heading)
 
 
-def _first_sentence(path: Path) -> str:
+def _about(path: Path) -> str:
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     whole = " ".join(said.split()) or path.name.replace("test_", "lib/")
-    return re.split(r"(?<=\.) (?=[A-Z])", whole)[0].rstrip(".:")
+    return re.split(r"(?<!\.)[.:] ", whole)[0].rstrip(".:").replace("`", "")
 
 
 def _published(name: str) -> pd.DataFrame:

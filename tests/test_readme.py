@@ -196,7 +196,7 @@ def test_the_main_table_shows_ours_with_interval_and_n_above_the_paper_s(publish
     table = readme.main_table()
     assert "stand-in world" in table.splitlines()[0]
     ours, paper = (line for line in table.splitlines() if line.startswith("| PO,"))
-    assert ours.count("50.0<br><sub>25.0–81.2, n = 96</sub>") == len(tables.COLUMNS)
+    assert ours.count("50.0<br><sub>25.0–81.2, n=96</sub>") == len(tables.COLUMNS)
     assert paper.startswith("| PO, paper (LLaVA-1.5-7B) | 0.1 | 100.0 |")
     assert set(metrics.MAIN) == {metric for metric, _ in tables.COLUMNS}
 
@@ -212,11 +212,18 @@ def test_claims_that_do_not_hold_are_listed(published):
         "- chapter 04: it | is (0 of 1)"]
 
 
-def test_the_cost_is_a_sentence_and_a_table(published):
-    said, _, head, _, first, *_ = readme.cost().splitlines()
+def test_the_cost_is_a_sentence_and_a_folded_table(published):
+    said, *table = readme.cost().splitlines()
     assert "**0 minutes**" in said
-    assert head == "| Part | results | minutes | side by side | largest process |"
-    assert first == "| dataset | 1 | 0.2 | 1 | 0.5 GB |"
+    assert "| Part | results | minutes | side by side | largest process |" in table
+    assert "| dataset | 1 | 0.2 | 1 | 0.5 GB |" in table
+    assert (table[1], table[-1]) == ("<details><summary>Part by part</summary>", "</details>")
+
+
+def test_settings_are_refreshed_where_they_stand():
+    rows = "| `unlearning.lr` | 1e-4 | 7 | |\n| order | 7 | 7 | |\n"
+    lr = profiles.LAPTOP.unlearning.lr
+    assert readme.refreshed(rows) == rows.replace("1e-4 | 7", f"1e-4 | {lr:g}")
 
 
 def test_the_key_figure_is_shown_with_its_alternative_text(published):
