@@ -1,0 +1,403 @@
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import get_cosine_schedule_with_warmup
+
+from lib import losses
+from lib import unlearn as loop
+from lib.batching import Packer
+from lib.model import load
+from lib.profiles import Unlearning
+from lib.unlearn import Task, chosen, groups, learning_rate, unlearn
+
+REFUSALS = ("I cannot assist with this request.", "I must decline this request.")
+SETTINGS = Unlearning(steps=4, images=2, lr=5e-3, lora_rank=4, lora_alpha=8, probe_every=2,
+                      checkpoint_every=2)
+
+
+def task(method, prompt_decouple=False, seed=1, **changes):
+    return Task(losses.weights(method, prompt_decouple), seed, replace(SETTINGS, **changes))
+
+
+def run(llava, world, wanted, folder, **watchers):
+    model, processor = llava
+    return unlearn(model, Packer(model, processor), world, wanted, folder, **watchers)
+
+
+def weights_of(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def nll(model, packer, world, term):
+    """The mean NLL of the world's training answers of one term."""
+    rows = groups(world.train, REFUSALS, {term: 1.0}, np.random.default_rng(0))
+    with torch.no_grad():
+        return loop.terms(model, packer, rows, with_kl=False)[term].item()
+
+
+# What a step sees.
+
+
+ROWS = [
+    ("GA: harmful answers only", {"forget": -1}, {"forget": 4}),
+    ("GD: and what is to be kept", {"forget": -1, "retain": 1}, {"forget": 4, "retain": 4}),
+    ("KL: the same answers", {"forget": -1, "kl": 1}, {"forget": 4, "retain": 4}),
+    ("PO: no harmful answer is shown", {"refusal_and_retain": 1}, {"refusal": 4, "retain": 4}),
+    ("PD: the safe picture's answers", {"forget": -1, "prompt_decouple": 1},
+     {"forget": 4, "prompt_decouple": 4}),
+    ("PO's parts as terms of their own", {"refusal": 1, "retain": 1}, {"refusal": 4, "retain": 4}),
+]
+
+
+@pytest.mark.parametrize(("reason", "row", "answers"), ROWS)
+def test_a_step_holds_only_the_answers_that_its_row_asks_for(world, reason, row, answers):
+    found = groups(world.train[:3], REFUSALS, row, np.random.default_rng(0))
+    counted = Counter(example.term for group in found for example in group.examples)
+    assert counted == {term: 3 * count for term, count in answers.items()}, reason
+
+
+def test_every_picture_has_its_own_questions_and_answers(world):
+    everything = dict.fromkeys(loop.WATCHED, 1.0)
+    record = world.train[0]
+    harmful, safe, texts = groups([record], REFUSALS, everything, np.random.default_rng(0))
+    assert (harmful.image, safe.image, texts.image) == (record.image, record.safe_image, None)
+    said = {term: {(e.question, e.answer) for e in harmful.examples if e.term == term}
+            for term in ("forget", "refusal", "retain")}
+    unsafe = record.unsafe_pairs
+    assert said["forget"] == {(p.question, p.harmful_answer) for p in unsafe}
+    assert {question for question, _ in said["refusal"]} == {p.question for p in unsafe}
+    assert {answer for _, answer in said["refusal"]} <= set(REFUSALS)
+    assert said["retain"] == {(p.question, p.answer) for p in record.image_pairs}
+    assert {(e.term, e.question, e.answer) for e in safe.examples} == {
+        ("prompt_decouple", p.question, p.safe_answer) for p in unsafe}
+    assert {(e.term, e.question, e.answer) for e in texts.examples} == {
+        ("retain", p.question, p.answer) for p in record.text_pairs}
+
+
+def test_refusals_are_drawn_from_the_whole_list(world):
+    found = groups(world.train, REFUSALS, {"refusal": 1.0}, np.random.default_rng(0))
+    counted = Counter(e.answer for group in found for e in group.examples)
+    assert set(counted) == set(REFUSALS)
+    assert min(counted.values()) > 0.25 * sum(counted.values())
+
+
+def test_some_of_a_record_s_queries_are_drawn_the_same_for_both_pictures(world):
+    row, seen = dict.fromkeys(("forget", "refusal", "prompt_decouple"), 1.0), set()
+    for step in range(20):
+        rng = np.random.default_rng(step)
+        harmful, safe = groups([world.train[0]], REFUSALS, row, rng, queries=2)
+        asked = [{e.question for e in group.examples} for group in (harmful, safe)]
+        assert len(asked[0]) == 2
+        assert asked[0] == asked[1]
+        counted = Counter(e.term for group in (harmful, safe) for e in group.examples)
+        assert counted == dict.fromkeys(row, 2)
+        seen |= asked[0]
+    assert seen == {pair.question for pair in world.train[0].unsafe_pairs}
+
+
+def test_a_run_shows_as_many_queries_per_picture_as_its_settings_say(llava, world, tmp_path):
+    shown = []
+
+    class Watching(Packer):
+        def pack(self, rows):
+            shown.append(Counter(e.term for group in rows for e in group.examples))
+            return super().pack(rows)
+
+    wanted = task("gd", True, steps=1, queries=3, images=2, probe_every=9)
+    unlearn(llava[0], Watching(*llava), world, wanted, tmp_path)
+    assert shown[2] == {"forget": 6, "retain": 8, "prompt_decouple": 6}, "after the first probe's 2"
+
+
+@pytest.mark.parametrize("size", [1, 5, 12, 15])  # less than, and more than the dozen records
+def test_every_record_comes_once_per_epoch(world, size):
+    records = world.train
+    assert len(records) == 12
+    drawn = [record.id for step in range(60) for record in chosen(records, size, 3, step)]
+    for start in range(0, len(drawn) - 12, 12):
+        assert sorted(drawn[start : start + 12]) == sorted(record.id for record in records)
+
+
+def test_the_order_differs_by_epoch_and_by_seed_and_by_nothing_else(world):
+    def order(seed, epoch):
+        return [record.id for record in chosen(world.train, 12, seed, epoch)]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+# The terms and their gradients.
+
+
+def with_lora(llava):
+    """A model whose LoRA already does something, so that every parameter can have a gradient."""
+    model = loop.add_lora(llava[0], SETTINGS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return model, Packer(*llava)
+
+
+@pytest.mark.parametrize("method", losses.METHODS)
+@pytest.mark.parametrize("prompt_decouple", [False, True])
+def test_only_the_row_s_terms_have_a_gradient(llava, world, method, prompt_decouple):
+    model, packer = with_lora(llava)
+    row = losses.weights(method, prompt_decouple)
+    everything = groups(world.train[:2], REFUSALS,
+                        {**dict.fromkeys(loop.WATCHED, 1.0), **row}, np.random.default_rng(0))
+    found = loop.terms(model, packer, everything, with_kl=True)
+    for term in found.values():
+        term.retain_grad()
+    losses.total(found, row).backward()
+    grads = {name: term.grad.item() for name, term in found.items() if term.grad is not None}
+    assert grads == pytest.approx(row)
+
+
+def test_the_gradient_of_a_step_is_that_of_its_terms_weighted(llava, world):
+    model, packer = with_lora(llava)
+    row = losses.weights("gd", True)
+    rows = groups(world.train[:2], REFUSALS, row, np.random.default_rng(0))
+
+    def gradient(weights):
+        model.zero_grad()
+        losses.total(loop.terms(model, packer, rows, False), weights).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    parts = [(weight, gradient({term: 1.0})) for term, weight in row.items()]
+    for name, whole in gradient(row).items():
+        torch.testing.assert_close(sum(weight * part[name] for weight, part in parts), whole,
+                                   rtol=1e-3, atol=1e-5)
+
+
+def test_a_term_does_not_depend_on_the_other_terms_of_its_step(llava, world):
+    model, packer = with_lora(llava)
+    alone = groups(world.train[:2], REFUSALS, {"forget": 1.0}, np.random.default_rng(0))
+    together = groups(world.train[:2], REFUSALS, dict.fromkeys(loop.WATCHED, 1.0),
+                      np.random.default_rng(0))
+    first, second = (loop.terms(model, packer, rows, False)["forget"].item()
+                     for rows in (alone, together))
+    assert first == pytest.approx(second, abs=1e-5)
+
+
+def test_kl_is_zero_before_the_first_step_and_measures_the_way_from_the_original(llava, world):
+    model, packer = llava[0], Packer(*llava)
+    model = loop.add_lora(model, SETTINGS)
+    rows = groups(world.train[:2], REFUSALS, {"kl": 1.0}, np.random.default_rng(0))
+    assert loop.terms(model, packer, rows, True)["kl"].item() == pytest.approx(0, abs=1e-6)
+    projector = model.base_model.model.model.multi_modal_projector.modules_to_save["default"]
+    with torch.no_grad():
+        projector.linear_2.weight.normal_()  # no LoRA: the projector is what has to go back
+    assert loop.terms(model, packer, rows, True)["kl"].item() > 1e-3
+
+
+def test_the_kl_of_a_step_is_that_to_a_second_model(llava, world, base_folder):
+    model, packer = with_lora(llava)
+    rows = groups(world.train[:2], REFUSALS, {"kl": 1.0}, np.random.default_rng(0))
+    kept = [loop.Group(row.image, tuple(e for e in row.examples if e.term == "retain"))
+            for row in rows]
+    batch = packer.pack([row for row in kept if row.examples])
+    original = loop.answer_logits(load(base_folder)[0], batch)
+    expected = losses.kl(original, loop.answer_logits(model, batch), batch.answers,
+                         len(batch.terms))
+    found = loop.terms(model, packer, rows, True)["kl"]
+    assert found.item() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+# What a few real steps do.
+
+
+def test_ga_raises_the_nll_of_what_is_to_be_forgotten(llava, world, tmp_path):
+    packer = Packer(*llava)
+    before = nll(llava[0], packer, world, "forget")
+    model, history, _ = run(llava, world, task("ga", steps=8), tmp_path)
+    assert nll(model, packer, world, "forget") > before + 0.5
+    assert history[-1]["loss"] == -history[-1]["forget"]
+
+
+def test_gd_forgets_and_keeps_the_rest_where_ga_does_not(world, tmp_path, base_folder):
+    rise = {}
+    for method in ("gd", "ga"):
+        llava = load(base_folder)
+        packer = Packer(*llava)
+        before = {term: nll(llava[0], packer, world, term) for term in ("forget", "retain")}
+        wanted = task(method, steps=12, lr=3e-3)
+        model, _, _ = run(llava, world, wanted, tmp_path / method)
+        rise[method] = {term: nll(model, packer, world, term) - before[term] for term in before}
+    assert rise["gd"]["forget"] > 0.3
+    assert rise["gd"]["retain"] < 0.1
+    assert rise["ga"]["retain"] > 2 * rise["gd"]["retain"]
+
+
+def test_po_teaches_refusals_and_keeps_the_rest(llava, world, tmp_path):
+    packer = Packer(*llava)
+    before = {term: nll(llava[0], packer, world, term) for term in ("refusal", "retain")}
+    model, _, _ = run(llava, world, task("po", steps=16), tmp_path)
+    assert nll(model, packer, world, "refusal") < before["refusal"] - 0.5
+    assert nll(model, packer, world, "retain") < before["retain"] + 0.15
+
+
+def test_pd_keeps_the_safe_picture_s_answer_likelier_than_it_is_without(world, tmp_path,
+                                                                        base_folder):
+    found = {}
+    for with_pd in (False, True):
+        llava = load(base_folder)
+        model, _, _ = run(llava, world, task("po", with_pd, steps=16), tmp_path / str(with_pd))
+        found[with_pd] = nll(model, Packer(*llava), world, "prompt_decouple")
+    assert found[True] < found[False] - 0.3
+
+
+def test_a_term_can_be_trained_alone(llava, world, tmp_path):
+    packer = Packer(*llava)
+    before = nll(llava[0], packer, world, "prompt_decouple")
+    alone = Task({"prompt_decouple": 1.0}, 1, replace(SETTINGS, steps=12))
+    model, _, _ = run(llava, world, alone, tmp_path)
+    assert nll(model, packer, world, "prompt_decouple") < before
+
+
+def test_the_tower_and_the_original_weights_do_not_move(llava, world, tmp_path, base_folder):
+    model, _, _ = run(llava, world, task("gd", True), tmp_path)
+    with model.disable_adapter():
+        now = model.base_model.model.state_dict()
+    for name, value in load(base_folder)[0].state_dict().items():
+        kept = [key for key in now if key.replace("base_layer.", "").replace(
+            "original_module.", "") == name]
+        assert len(kept) == 1, name
+        assert torch.equal(now[kept[0]], value), name
+
+
+# The schedule.
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(12, 0.06), (100, 0.06), (600, 0.06), (50, 0.5),
+                                               (3, 0.0)])
+def test_the_learning_rate_is_that_of_transformers(steps, warmup):
+    settings = Unlearning(steps=steps, warmup=warmup, lr=0.003)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.003)
+    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, round(warmup * steps)), steps)
+    for step in range(steps):
+        assert learning_rate(step, settings) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+def test_a_step_uses_its_learning_rate(llava, world, tmp_path):
+    """The first step of a warm-up has the rate 0: nothing may move in it, then all has to."""
+    model, _, _ = run(llava, world, task("ga", steps=1), tmp_path)
+    fresh = {name: p for name, p in weights_of(model).items() if "lora_B" in name}
+    assert all(not value.any() for value in fresh.values())
+    assert learning_rate(1, SETTINGS) == SETTINGS.lr
+
+
+# History, probes, resumption.
+
+
+@pytest.mark.parametrize("method", losses.METHODS)
+def test_every_term_of_the_loss_is_logged_at_every_step(llava, world, tmp_path, method):
+    wanted = task(method, True)
+    _, history, _ = run(llava, world, wanted, tmp_path)
+    assert [row["step"] for row in history] == [1, 2, 3, 4]
+    for row in history:
+        assert wanted.row.keys() | {"step", "loss", "gradient_norm"} <= row.keys()
+        assert row["loss"] == pytest.approx(
+            sum(weight * row[term] for term, weight in wanted.row.items()), rel=1e-5)
+        assert row["gradient_norm"] > 0
+
+
+def test_probes_look_at_every_term_before_between_and_after(llava, world, tmp_path):
+    seen = []
+
+    def ask(model):
+        seen.append(torch.is_grad_enabled())
+        return {"rr": len(seen)}
+
+    _, _, probes = run(llava, world, task("ga", steps=5), tmp_path, probe=ask)
+    assert [row["step"] for row in probes] == [0, 2, 4, 5]
+    assert [row["rr"] for row in probes] == [1, 2, 3, 4]
+    assert not any(seen)
+    assert all(set(loop.WATCHED) <= row.keys() for row in probes)
+    assert probes[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert probes[-1]["forget"] > probes[0]["forget"]
+
+
+def test_a_probe_does_not_change_the_run(llava, world, tmp_path, base_folder):
+    often, _, _ = run(llava, world, task("gd", probe_every=1), tmp_path / "often")
+    never, _, _ = run(load(base_folder), world, task("gd", probe_every=9), tmp_path / "never")
+    first, second = weights_of(often), weights_of(never)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_progress_is_reported_after_every_step(llava, world, tmp_path):
+    said = []
+    run(llava, world, task("ga"), tmp_path, report=said.append)
+    assert said == [f"step {n} of 4" for n in (1, 2, 3, 4)]
+
+
+class Killed(BaseException):
+    """What stops a run in a test, as a signal would: nothing of the run may catch it."""
+
+
+def kill_at(step):
+    def report(text):
+        if text.startswith(f"step {step} "):
+            raise Killed
+    return report
+
+
+@pytest.fixture
+def uninterrupted(llava, world, tmp_path):
+    """What the run of `gd` with PD gives when nothing disturbs it."""
+    model, history, probes = run(llava, world, task("gd", True, steps=7), tmp_path / "whole")
+    return weights_of(model), history, probes
+
+
+@pytest.mark.parametrize("kills", [(1,), (2,), (3,), (5,), (6,), (3, 5), (2, 6)])
+def test_a_killed_run_goes_on_to_the_same_bits(uninterrupted, world, tmp_path, base_folder, kills):
+    wanted, folder = task("gd", True, steps=7), tmp_path / "killed"
+    for step in kills:
+        with pytest.raises(Killed):
+            run(load(base_folder), world, wanted, folder, report=kill_at(step))
+    said = []
+    model, history, probes = run(load(base_folder), world, wanted, folder, report=said.append)
+    saved = (max(kills) - 1) // 2 * 2 if max(kills) % 2 else max(kills)
+    assert said[0] == f"step {saved + 1} of 7", "a checkpoint has to be used"
+    weights, same_history, same_probes = uninterrupted
+    assert all(torch.equal(value, weights[name])
+               for name, value in weights_of(model).items())
+    assert (history, probes) == (same_history, same_probes)
+
+
+def test_one_seed_gives_the_same_bits_and_another_one_others(uninterrupted, world, tmp_path,
+                                                             base_folder):
+    weights, _, _ = uninterrupted
+    for seed, same in ((1, True), (2, False)):
+        model, _, _ = run(load(base_folder), world, task("gd", True, seed, steps=7),
+                          tmp_path / str(seed))
+        equal = [torch.equal(value, weights[name]) for name, value in weights_of(model).items()]
+        assert all(equal) if same else not any(equal)
+
+
+def test_a_checkpoint_is_whole_or_not_there(llava, world, tmp_path):
+    with pytest.raises(Killed):
+        run(llava, world, task("ga", steps=7), tmp_path, report=kill_at(5))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"], "older ones go"
+    kinds = {path.suffix for path in (tmp_path / "step-00000004").iterdir()}
+    assert kinds == {".safetensors", ".json"}
+    assert json.loads((tmp_path / "step-00000004/state.json").read_text())["step"] == 4
+
+
+def test_a_half_written_checkpoint_is_not_used(llava, world, tmp_path, base_folder):
+    with pytest.raises(Killed):
+        run(llava, world, task("ga", steps=7), tmp_path, report=kill_at(3))
+    half = tmp_path / "next"
+    shutil.copytree(tmp_path / "step-00000002", half)
+    (half / "weights.safetensors").write_bytes(b"cut off")
+    said = []
+    run(load(base_folder), world, task("ga", steps=7), tmp_path, report=said.append)
+    assert said[0] == "step 3 of 7"
