@@ -45,7 +45,12 @@ class Picture:
         return f"{self.thing.name}_{self.colour}_{self.background}_{self.seed}"
 
     def caption(self) -> str:
-        return f"{self.colour} {self.thing.name} on {self.background}"
+        return self.captions()[0]
+
+    def captions(self) -> tuple[str, str, str]:
+        """What a caption may tell: all, the name, the danger."""
+        return (f"{self.colour} {self.thing.name} on {self.background}", self.thing.name,
+                "dangerous" if self.thing.hazard else "harmless")
 
     def draw(self) -> Image.Image:
         """The picture as RGB, SIDE x SIDE."""
@@ -240,5 +245,5 @@ def vocabulary_texts() -> list[str]:
                 for wording in sum(words.RETAIN[form][1].values(), ()):
                     texts += words.retain(form, wording, name=thing.name, colour=colour,
                                           background=background)
-            texts.append(picture.caption())
+            texts += picture.captions()
     return list(dict.fromkeys(texts))

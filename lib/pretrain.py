@@ -23,6 +23,8 @@ from lib.model import build, tower_features
 from lib.profiles import Pretraining, Profile
 
 CAPTION_QUESTION = "Describe the picture."
+CAPTION_TOKENS = 8
+TOLD = (0.4, 0.4, 0.2)  # shares of captions that tell all, the name, the danger
 Report = Callable[[str], None]
 
 
@@ -66,25 +68,26 @@ def contrastive(model, processor, pictures: list[Picture], images: Tensor, setti
                 log: Log) -> None:
     """Stage 1. images: [pictures, 3, height, width], half precision; trains `model`'s tower.
 
-    Half of the captions only name the thing: what a thing is must not hang on its colours. A
-    caption is right for every picture of the batch of which it is true.
+    Of the captions some tell all, some only name the thing and some only say whether it is
+    dangerous, as the captions do from which CLIP has learned. A caption is right for every picture
+    of the batch of which it is true.
     """
     clip = _clip(model, processor)
-    names, captions = ([picture.thing.name for picture in pictures],
-                       [picture.caption() for picture in pictures])
-    tokens = processor.tokenizer([f" {text}</s>" for text in names + captions], padding=True,
-                                 padding_side="right", return_tensors="pt")
-    thing, look = _equal(names), _equal(captions)
+    tellings = list(zip(*(picture.captions() for picture in pictures), strict=True))
+    tokens = [processor.tokenizer([f" {text}</s>" for text in texts], padding="max_length",
+                                  padding_side="right", max_length=CAPTION_TOKENS,
+                                  return_tensors="pt") for texts in tellings]
+    ids = torch.stack([telling.input_ids for telling in tokens])
+    masks = torch.stack([telling.attention_mask for telling in tokens])
+    facts = torch.stack([_equal(texts) for texts in tellings])  # equal numbers, equal captions
     step_through = _steps(clip.parameters(), settings.contrastive_steps, settings.contrastive_lr)
     for step, update in step_through:
         rng = np.random.default_rng([settings.seed, 1, step])
         chosen = _draw(len(pictures), settings.contrastive_batch, rng)
-        whole = torch.from_numpy(rng.random(len(chosen)) < 0.5)
-        told = torch.where(whole, chosen + len(pictures), chosen)
-        out = clip(pixel_values=images[chosen].float(), input_ids=tokens.input_ids[told],
-                   attention_mask=tokens.attention_mask[told])
-        true = (thing[chosen][:, None] == thing[chosen]) & ~whole
-        true |= (look[chosen][:, None] == look[chosen]) & whole
+        told = torch.from_numpy(rng.choice(len(TOLD), len(chosen), p=TOLD))
+        out = clip(pixel_values=images[chosen].float(), input_ids=ids[told, chosen],
+                   attention_mask=masks[told, chosen])
+        true = facts[told, chosen] == facts[told][:, chosen].T  # [picture, caption]
         loss = contrastive_loss(out.logits_per_image, true)
         update(loss)
         found = true.gather(1, out.logits_per_image.argmax(1, keepdim=True)).float().mean()
@@ -106,7 +109,8 @@ def _clip(model, processor) -> CLIPModel:
     vision = model.config.vision_config
     text = {"vocab_size": len(processor.tokenizer), "hidden_size": vision.hidden_size,
             "intermediate_size": 2 * vision.hidden_size, "num_hidden_layers": 2,
-            "num_attention_heads": vision.num_attention_heads, "max_position_embeddings": 16,
+            "num_attention_heads": vision.num_attention_heads,
+            "max_position_embeddings": CAPTION_TOKENS,
             "projection_dim": vision.projection_dim,
             "bos_token_id": processor.tokenizer.bos_token_id,
             "eos_token_id": processor.tokenizer.eos_token_id,

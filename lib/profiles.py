@@ -36,13 +36,13 @@ class Pretraining:
 
     seed: int = 0
     pictures: int = 16800
-    contrastive_steps: int = 1000
+    contrastive_steps: int = 900
     contrastive_batch: int = 128
     contrastive_lr: float = 2e-3
     language_steps: int = 150
     alignment_steps: int = 100
-    instruction_steps: int = 700
-    batch: int = 32
+    instruction_steps: int = 2400
+    batch: int = 16
     lr: float = 2e-3
 
 
@@ -103,7 +103,7 @@ class Profile:
     gate: Gate = Gate()
     unlearning: Unlearning = Unlearning()
     evaluation: Evaluation = Evaluation()
-    base_minutes: float = 9  # expected on two cores, for the plan
+    base_minutes: float = 11  # expected on two cores, for the plan
     run_minutes: float = 1.8  # of one unlearning run on one core
 
     def asdict(self) -> dict:
@@ -120,7 +120,7 @@ SMOKE = Profile(
     world=World(train_per_category=6, val_per_category=2, specificity_pictures=12),
     architecture=Architecture(tower_layers=2, language_layers=2, hidden=64, intermediate=128),
     pretraining=Pretraining(pictures=252, contrastive_steps=30, contrastive_batch=64,
-                            language_steps=30, alignment_steps=10, instruction_steps=60, batch=16),
+                            language_steps=30, alignment_steps=10, instruction_steps=60),
     unlearning=Unlearning(steps=12, images=4, probe_every=6, checkpoint_every=6),
     evaluation=Evaluation(train_records=2, samples=1),
     base_minutes=0.4,
