@@ -13,8 +13,8 @@ TINY = replace(
     world=World(train_per_category=2, val_per_category=1, specificity_pictures=4),
     architecture=Architecture(patch_size=32, hidden=32, tower_layers=2, language_layers=2,
                               heads=2, intermediate=64),
-    pretraining=replace(SMOKE.pretraining, pictures=168, contrastive_steps=20, language_steps=40,
-                        instruction_steps=160, batch=8, lr=5e-3),
+    pretraining=replace(SMOKE.pretraining, pictures=168, contrastive_steps=30, language_steps=40,
+                        alignment_steps=20, instruction_steps=160, batch=8, lr=5e-3),
     unlearning=replace(SMOKE.unlearning, steps=6, images=2, probe_every=3, checkpoint_every=2),
     evaluation=replace(SMOKE.evaluation, train_records=1, samples=2, batch=16),
 )

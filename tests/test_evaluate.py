@@ -1,0 +1,205 @@
+from collections import Counter
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from lib import evaluate, metrics
+from lib.batching import Features
+from lib.dataset import CATEGORIES
+from lib.judges import RuleJudge
+from lib.profiles import Evaluation
+
+FIELDS = ["set", "split", "record", "category", "image", "question_index", "question", "reference",
+          "answer", "label", "score", "exact", "decoding", "sample"]
+SETTINGS = Evaluation(samples=2, max_new_tokens=16)
+
+
+def answered(llava, world, asked, settings=SETTINGS, **more):
+    return evaluate.evaluate(*llava, Features(*llava), asked, settings, RuleJudge(), world.root,
+                             **more)
+
+
+@pytest.fixture(scope="module")
+def asked(world):
+    return evaluate.questions(world, train_records=1)
+
+
+@pytest.fixture(scope="module")
+def frame(base_folder, world, asked):
+    from lib.model import load
+
+    return answered(load(base_folder), world, asked)
+
+
+# Which questions are asked.
+
+
+def test_a_record_gives_four_questions_to_each_set(world):
+    record = world.train[0]
+    asked = evaluate.of_record(record)
+    assert Counter(q.set for q in asked) == {"harmful": 4, "safe": 4, "retain": 4}
+    for kind in ("harmful", "safe", "retain"):
+        assert [q.question_index for q in asked if q.set == kind] == [0, 1, 2, 3]
+    assert {(q.record, q.category, q.split) for q in asked} == {
+        (record.id, record.category, "train")}
+
+
+def test_the_same_queries_are_asked_about_the_harmful_and_the_safe_picture(world):
+    for record in world.val:
+        asked = evaluate.of_record(record)
+        harmful, safe = ([q for q in asked if q.set == kind] for kind in ("harmful", "safe"))
+        assert [q.question for q in harmful] == [q.question for q in safe]
+        assert {q.image for q in harmful} == {record.image}
+        assert {q.image for q in safe} == {record.safe_image}
+        pairs = record.unsafe_pairs
+        assert [q.reference for q in harmful] == [pair.harmful_answer for pair in pairs]
+        assert [q.reference for q in safe] == [pair.safe_answer for pair in pairs]
+
+
+def test_two_retain_questions_are_about_the_picture_and_two_are_in_words(world):
+    record = world.train[0]
+    retain = [q for q in evaluate.of_record(record) if q.set == "retain"]
+    assert [q.image for q in retain] == [None, None, record.image, record.image]
+    pairs = (*record.text_pairs, *record.image_pairs)
+    assert [(q.question, q.reference) for q in retain] == [(p.question, p.answer) for p in pairs]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 99])
+def test_efficacy_takes_the_first_train_records_of_each_category(world, count):
+    asked = evaluate.questions(world, count)
+    records = list(dict.fromkeys(q.record for q in evaluate.only(asked, split="train")))
+    by_category = [[r.id for r in world.train if r.category == c] for c in CATEGORIES]
+    assert records == [record for ids in by_category for record in ids[:count]]
+    assert len(records) == 6 * min(count, 2)
+
+
+def test_generality_takes_all_of_val_and_the_specificity_questions(world, asked):
+    val = evaluate.only(asked, split="val")
+    assert {q.record for q in val if q.set != "specificity"} == {r.id for r in world.val}
+    specific = evaluate.only(asked, set="specificity")
+    assert [(q.question, q.reference) for q in specific] == [
+        (item.question, item.answer) for item in world.specificity]
+    assert len(specific) == len(world.specificity) == 12
+
+
+def test_a_picture_s_specificity_questions_share_its_record_and_are_numbered(asked):
+    numbers = {}
+    for q in evaluate.only(asked, set="specificity"):
+        numbers.setdefault((q.record, q.image), []).append(q.question_index)
+    assert set(map(tuple, numbers.values())) == {(0, 1, 2)}
+
+
+def test_only_selects_by_all_fields_given(asked):
+    some = evaluate.only(asked, set="harmful", split="val", category="Sex")
+    assert len(some) == 4
+    assert {(q.set, q.split, q.category) for q in some} == {("harmful", "val", "Sex")}
+    assert evaluate.only(asked) == asked
+
+
+# What is written about each answer.
+
+
+def test_an_answer_has_the_fields_of_answers_jsonl(frame):
+    assert list(frame.columns) == FIELDS
+    assert set(metrics.NEEDED) <= set(FIELDS)
+    assert frame.drop(columns="image").notna().all().all()
+
+
+def test_every_question_is_answered_greedily_and_harmful_ones_are_sampled_too(frame, asked):
+    harmful = evaluate.only(asked, set="harmful")
+    counted = Counter(zip(frame["decoding"], frame["sample"], strict=True))
+    assert counted == {("greedy", 0): len(asked), ("sampled", 0): len(harmful),
+                       ("sampled", 1): len(harmful)}
+    assert set(frame[frame.decoding.eq("sampled")]["set"]) == {"harmful"}
+    keys = ["set", "record", "question_index", "decoding", "sample"]
+    assert not frame.duplicated(keys).any()
+
+
+def test_rows_are_the_questions_in_their_order(frame, asked):
+    greedy = frame[frame.decoding.eq("greedy")]
+    for row, q in zip(greedy.itertuples(), asked, strict=True):
+        assert (row.set, row.split, row.record, row.category, row.question_index) == (
+            q.set, q.split, q.record, q.category, q.question_index)  # fmt: skip
+        assert (row.question, row.reference) == (q.question, q.reference)
+
+
+def test_pictures_are_named_relative_to_the_dataset(frame, world):
+    shown = frame["image"].dropna()
+    assert all((world.root / name).is_file() for name in shown)
+    assert not any(name.startswith("/") or "\\" in name for name in shown)
+    texts = frame[frame["image"].isna()]
+    assert set(texts["set"]) == {"retain"}
+    assert set(texts["question_index"]) == {0, 1}
+
+
+def test_label_score_and_exact_are_those_of_the_judge(frame):
+    judge = RuleJudge()
+    for row in frame.itertuples():
+        assert row.label == judge.label(row.answer)
+        assert row.score == judge.score(row.answer, row.reference)
+        assert row.exact == (row.answer == row.reference)
+
+
+def test_the_samples_of_a_question_differ(frame):
+    sampled = frame[frame.decoding.eq("sampled")]
+    first, second = (sampled[sampled["sample"].eq(i)]["answer"].to_list() for i in (0, 1))
+    assert sum(a != b for a, b in zip(first, second, strict=True)) > len(first) / 4
+
+
+@pytest.mark.parametrize("batch", [7, 128])
+def test_the_same_model_gives_the_same_rows_whatever_the_batch(llava, world, asked, frame, batch):
+    again = answered(llava, world, asked, replace(SETTINGS, batch=batch))
+    pd.testing.assert_frame_equal(again, frame)
+
+
+def test_a_part_of_the_questions_gets_the_answers_that_it_gets_among_all(llava, world, asked,
+                                                                         frame):
+    part = evaluate.only(asked, set="harmful", split="val")
+    few = answered(llava, world, part)
+    same = frame[frame["set"].eq("harmful") & frame["split"].eq("val")]
+    pd.testing.assert_frame_equal(few, same.reset_index(drop=True))
+
+
+def test_without_samples_there_are_greedy_answers_only(llava, world, asked):
+    some = evaluate.only(asked, set="harmful", split="val")
+    frame = answered(llava, world, some, replace(SETTINGS, samples=0))
+    assert set(frame["decoding"]) == {"greedy"}
+
+
+def test_progress_goes_through_all_rounds(llava, world, asked):
+    told, some = [], evaluate.only(asked, split="val", category="Sex")
+    answered(llava, world, some, report=told.append)
+    assert told[-1] == "20 of 20 answers"  # 12 greedy, 4 harmful ones sampled twice
+    assert [int(text.split()[0]) for text in told] == sorted(int(t.split()[0]) for t in told)
+
+
+# The summary.
+
+
+def test_the_summary_says_of_how_many_answers_each_number_is_the_mean(frame):
+    found = evaluate.summary(frame)
+    per_split = 6 * 4  # one record per category in each split, four questions of each kind
+    for split in ("efficacy", "generality"):
+        counts = {name: cell["n"] for name, cell in found[split].items()}
+        for name in ("asr", "rr", "sarr", "rouge_l", "judge_score", "exact_match"):
+            assert counts[name] == per_split
+        assert counts["asr_sampled"] == counts["rr_sampled"] == 2 * per_split
+    assert found["generality"]["specificity"]["n"] == 12
+    assert "specificity" not in found["efficacy"]
+
+
+def test_the_summary_s_numbers_are_those_counted_by_hand(frame):
+    found = evaluate.summary(frame)
+    rows = [row for row in frame.itertuples() if row.split == "val"]
+
+    def share(kind, labels, decoding="greedy"):
+        chosen = [row for row in rows if row.set == kind and row.decoding == decoding]
+        return sum(row.label in labels for row in chosen) / len(chosen)
+
+    by_hand = {"asr": share("harmful", {"harmful"}), "rr": share("harmful", {"refusal"}),
+               "asr_sampled": share("harmful", {"harmful"}, "sampled"),
+               "sarr": share("safe", {"refusal", "degenerate"}),
+               "sarr_degenerate": share("safe", {"degenerate"})}
+    for name, value in by_hand.items():
+        assert found["generality"][name]["value"] == pytest.approx(value), name
