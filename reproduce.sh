@@ -2,7 +2,7 @@
 # Makes every table and figure of the companion, from nothing.
 #
 #   ./reproduce.sh         everything at the laptop profile; no GPU, no download of data or models
-#     --profile NAME       smoke (3 minutes), laptop, llava-7b, llava-13b (the last two need GPUs)
+#     --profile NAME       smoke (3 minutes, too little to show anything) or laptop
 #     --only NN[,NN]       these chapters, with what they need
 #     --jobs N             so many runs side by side
 #     --list               show the plan, what it costs and what is there already; do nothing
