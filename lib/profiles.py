@@ -65,8 +65,8 @@ class Unlearning:
     """
 
     steps: int = 300
-    images: int = 6  # harmful pictures per step, and as many safe ones
-    queries: int = 2  # per picture and step, drawn from its four; and all its retain questions
+    images: int = 8  # harmful pictures per step, and as many safe ones
+    queries: int = 2  # per picture and step, of its four; and as many of its four retain pairs
     lr: float = 1e-3
     warmup: float = 0.06
     weight_decay: float = 0.01

@@ -143,16 +143,17 @@ def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str,
            rng, queries: int | None = None) -> list[Group]:
     """The rows of one step: per record its harmful and its safe picture, and all texts together.
 
-    Only what a term of `row` asks for, and of each record's queries so many, drawn at random, the
-    same ones for both pictures (None: all). The official code draws a retain item and a PD item
-    that do not belong to the forget item (data_module.py:153); here all are of the same record.
+    Only what a term of `row` asks for. Of a record's four queries and of its four retain pairs so
+    many are drawn, the same queries for both pictures (None: all). The official code draws a retain
+    item and a PD item of other records (data_module.py:153); here all are of the same record.
     """
     keeps = {"retain", "kl", "refusal_and_retain"} & set(row)
     found, texts = [], []
-    for record in records:
-        sets = record.sets()
-        asked = sorted(rng.permutation(len(sets["forget"][1]))[:queries])
-        harmful = []
+    # All draws before any refusal: so the methods see the same pairs.
+    drawn = [(_some(record.unsafe_pairs, queries, rng),
+              _some([*record.text_pairs, *record.image_pairs], queries, rng)) for record in records]
+    for record, (asked, kept) in zip(records, drawn, strict=True):
+        sets, harmful = record.sets(), []
         for pair in (sets["forget"][1][i] for i in asked):
             if "forget" in row:
                 harmful.append(Example("forget", pair.question, pair.answer))
@@ -160,8 +161,10 @@ def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str,
                 refusal = refusals[rng.integers(len(refusals))]
                 harmful.append(Example("refusal", pair.question, refusal))
         if keeps:
-            harmful += _examples("retain", sets["retain image"][1])
-            texts += _examples("retain", sets["retain text"][1])
+            pairs = [*sets["retain text"][1], *sets["retain image"][1]]
+            count = len(sets["retain text"][1])
+            texts += _examples("retain", [pairs[i] for i in kept if i < count])
+            harmful += _examples("retain", [pairs[i] for i in kept if i >= count])
         if harmful:
             found.append(Group(record.image, tuple(harmful)))
         if "prompt_decouple" in row:
@@ -170,6 +173,11 @@ def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str,
             found.append(Group(record.safe_image, tuple(safe)))
     # Texts in rows about as long as the pictures' rows, so that little is padding.
     return found + [Group(None, tuple(texts[i : i + 6])) for i in range(0, len(texts), 6)]
+
+
+def _some(items: Sequence, count: int | None, rng) -> list[int]:
+    """Places of `count` of the items, in order."""
+    return sorted(rng.permutation(len(items))[:count])
 
 
 def _examples(term: str, pairs: Sequence) -> list[Example]:
