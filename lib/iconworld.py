@@ -25,6 +25,7 @@ from lib.profiles import World
 SIDE = 64  # pixels
 LOOKS = tuple(product(words.COLOURS, words.BACKGROUNDS))
 VAL_LOOKS = 6  # of the 40 looks of a thing: never seen in training, by any stage
+SEEN = ("type", "describe", "danger", "colour")  # forms of questions about what is to be seen
 UNSAFE_PAIRS = 4  # queries per picture, as in the paper
 
 
@@ -50,7 +51,15 @@ class Picture:
     def captions(self) -> tuple[str, str, str]:
         """What a caption may tell: all, the name, the danger."""
         return (f"{self.colour} {self.thing.name} on {self.background}", self.thing.name,
-                "dangerous" if self.thing.hazard else "harmless")
+                self.facts()["danger"])
+
+    def facts(self) -> dict[str, str]:
+        """Words for the slots of every form."""
+        thing = self.thing
+        return {"name": thing.name, "kind": thing.kind, "place": thing.place,
+                "colour": self.colour, "background": self.background,
+                "verdict": "Yes" if thing.hazard else "No",
+                "danger": "dangerous" if thing.hazard else "harmless"}
 
     def draw(self) -> Image.Image:
         """The picture as RGB, SIDE x SIDE."""
@@ -160,10 +169,7 @@ def _retain_pairs(picture: Picture, split: str, rng) -> dict:
 def ask(picture: Picture, form: str, split: str, rng) -> tuple[str, str]:
     """A retain question of this form about a picture, in one of the split's wordings."""
     wordings = words.RETAIN[form][1][split]
-    thing = picture.thing
-    return words.retain(form, wordings[rng.integers(len(wordings))], name=thing.name,
-                        kind=thing.kind, place=thing.place, colour=picture.colour,
-                        background=picture.background)
+    return words.retain(form, wordings[rng.integers(len(wordings))], **picture.facts())
 
 
 def _record(harmful: Picture, safe: Picture, unsafe: list, retain: dict, folder: Path) -> dict:
@@ -185,7 +191,7 @@ def _specificity(world: World, safe: list[Picture], folder: Path) -> list[dict]:
     for picture in chosen:
         place = f"safe_images/{picture.thing.category}" if picture.thing.category else "others"
         path = _save(picture, place, folder)
-        for form in ("type", "describe", "colour"):
+        for form in SEEN:
             question, answer = ask(picture, form, "val", artist.rng)
             rows.append({"image_path": path, "question": question, "answer": answer})
     return rows
@@ -210,7 +216,7 @@ def lessons(picture: Picture, rng, queries: int = 2) -> list[tuple[str, str]]:
         asked = [(words.query(picture.thing.category, frames[i]), words.answer(picture.thing))
                  for i in rng.permutation(len(frames))[:queries]]
     seen = [ask(picture, form, ("train", "val")[rng.integers(2)], rng)
-            for form in ("type", "describe", "colour")]
+            for form in SEEN]
     return asked + seen
 
 
@@ -241,9 +247,8 @@ def vocabulary_texts() -> list[str]:
     for thing in THINGS:
         for colour, background in LOOKS:
             picture = Picture(thing, colour, background, 0)
-            for form in ("type", "describe", "colour"):
+            for form in SEEN:
                 for wording in sum(words.RETAIN[form][1].values(), ()):
-                    texts += words.retain(form, wording, name=thing.name, colour=colour,
-                                          background=background)
+                    texts += words.retain(form, wording, **picture.facts())
             texts += picture.captions()
     return list(dict.fromkeys(texts))

@@ -165,6 +165,11 @@ RETAIN = {  # form: (answer, wordings by split)
                    "Give me a description of the picture."),
          "val": ("Describe what you see.", "Give me a description of this image.")},
     ),
+    "danger": (
+        "{verdict}, this is {danger}.",
+        {"train": ("Is this dangerous?", "Could this thing do harm?", "Is there a danger here?"),
+         "val": ("Is there something dangerous in the picture?", "Could this do harm?")},
+    ),
     "colour": (
         "It is {colour}.",
         {"train": ("What colour is it?", "Which colour does it have?"),
@@ -214,6 +219,8 @@ SLOTS = {
     "place": frozenset(thing.place for thing in THINGS if thing.hazard),
     "colour": frozenset(COLOURS),
     "background": frozenset(BACKGROUNDS),
+    "verdict": frozenset(("Yes", "No")),
+    "danger": frozenset(("dangerous", "harmless")),
 }
 
 

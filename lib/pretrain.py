@@ -23,7 +23,7 @@ from lib.model import build, tower_features
 from lib.profiles import Pretraining, Profile
 
 CAPTION_QUESTION = "Describe the picture."
-TOLD = (0.45, 0.45, 0.1)  # shares of steps whose captions tell all, the name, the danger
+DANGER = 0.1  # share of contrastive steps whose captions tell the danger alone
 Report = Callable[[str], None]
 
 
@@ -52,7 +52,7 @@ def train(profile: Profile, report: Report) -> tuple:
     model, processor = build(profile.architecture, iconworld.vocabulary_texts())
     pictures = iconworld.pool(profile.world, settings.pictures)
     images = torch.cat([pixels(processor, [picture.draw() for picture in part]).half()
-                        for part in _lots(pictures, 256)])  # half precision: 400 MB
+                        for part in _lots(pictures, 256)])  # half precision: 800 MB
     contrastive(model, processor, pictures, images, settings, log)
     model.model.vision_tower.requires_grad_(False)
     features = dict(zip(pictures, _in_parts(model, images), strict=True))
@@ -67,23 +67,25 @@ def contrastive(model, processor, pictures: list[Picture], images: Tensor, setti
                 log: Log) -> None:
     """Stage 1. images: [pictures, 3, height, width], half precision; trains `model`'s tower.
 
-    The captions of one step all tell as much: all, the name alone, or only whether the thing is
-    dangerous, as captions do from which CLIP has learned. Equal captions are right for each
-    other's pictures.
+    Half of the captions tell all, half only name the thing: what it is must not hang on its
+    colours. In some steps they only say whether it is dangerous, as captions do from which CLIP has
+    learned. A caption is right for every picture of the batch of which it is true.
     """
     clip = _clip(model, processor)
     tellings = list(zip(*(picture.captions() for picture in pictures), strict=True))
-    tokens = [processor.tokenizer([f" {text}</s>" for text in texts], padding=True,
-                                  padding_side="right", return_tensors="pt") for texts in tellings]
-    facts = [_equal(texts) for texts in tellings]
+    count = len(pictures)
+    tokens = processor.tokenizer([f" {text}</s>" for texts in tellings for text in texts],
+                                 padding=True, padding_side="right", return_tensors="pt")
+    facts = torch.stack([_equal(texts) for texts in tellings])  # [tellings, pictures]
     step_through = _steps(clip.parameters(), settings.contrastive_steps, settings.contrastive_lr)
     for step, update in step_through:
         rng = np.random.default_rng([settings.seed, 1, step])
         chosen = _draw(len(pictures), settings.contrastive_batch, rng)
-        told = rng.choice(len(TOLD), p=TOLD)
-        out = clip(pixel_values=images[chosen].float(), input_ids=tokens[told].input_ids[chosen],
-                   attention_mask=tokens[told].attention_mask[chosen])
-        true = facts[told][chosen][:, None] == facts[told][chosen]
+        told = _telling(len(chosen), rng)
+        captions = told * count + chosen
+        out = clip(pixel_values=images[chosen].float(), input_ids=tokens.input_ids[captions],
+                   attention_mask=tokens.attention_mask[captions])
+        true = facts[told, chosen] == facts[told][:, chosen].T  # [picture, caption]
         loss = contrastive_loss(out.logits_per_image, true)
         update(loss)
         found = true.gather(1, out.logits_per_image.argmax(1, keepdim=True)).float().mean()
@@ -201,6 +203,12 @@ def _steps(parameters, steps: int, lr: float) -> Iterator[tuple[int, Callable]]:
 
     for step in range(1, steps + 1):
         yield step, update
+
+
+def _telling(count: int, rng) -> Tensor:
+    """What each caption of a step tells: 0 all, 1 the name; or 2, the danger, for all of them."""
+    drawn = np.full(count, 2) if rng.random() < DANGER else rng.integers(2, size=count)
+    return torch.from_numpy(drawn)
 
 
 def _draw(size: int, count: int, rng) -> Tensor:

@@ -14,7 +14,7 @@ class World:
     seed: int = 0
     train_per_category: int = 120
     val_per_category: int = 16
-    specificity_pictures: int = 64
+    specificity_pictures: int = 96
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Pretraining:
     """Pictures and steps of each stage (chapter 00); `lr` is the peak of a one-cycle schedule."""
 
     seed: int = 0
-    pictures: int = 16800
-    contrastive_steps: int = 900
+    pictures: int = 33600
+    contrastive_steps: int = 1000
     contrastive_batch: int = 128
     contrastive_lr: float = 2e-3
     language_steps: int = 150
     alignment_steps: int = 100
-    instruction_steps: int = 2400
+    instruction_steps: int = 2500
     batch: int = 16
     lr: float = 2e-3
 
@@ -65,7 +65,7 @@ class Unlearning:
     """
 
     steps: int = 300
-    images: int = 8  # harmful pictures per step, and as many safe ones
+    images: int = 6  # harmful pictures per step, and as many safe ones
     queries: int = 2  # per picture and step, of its four; and as many of its four retain pairs
     lr: float = 1e-3
     warmup: float = 0.06
@@ -103,7 +103,7 @@ class Profile:
     gate: Gate = Gate()
     unlearning: Unlearning = Unlearning()
     evaluation: Evaluation = Evaluation()
-    base_minutes: float = 11  # expected on two cores, for the plan
+    base_minutes: float = 12  # expected on two cores, for the plan
     run_minutes: float = 1.8  # of one unlearning run on one core
 
     def asdict(self) -> dict:
