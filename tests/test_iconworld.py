@@ -277,10 +277,10 @@ def test_every_sentence_says_what_it_was_made_from():
 
 NO_SENTENCES = [
     ("nothing", ""),
-    ("no end", "This is a cup"),
-    ("more after the end", "This is a cup. This"),
-    ("an unknown thing", "This is a zeppelin."),
-    ("a colour where a thing goes", "This is a red."),
+    ("no end", "This thing is called cup"),
+    ("more after the end", "This thing is called cup. This"),
+    ("an unknown thing", "This thing is called zeppelin."),
+    ("a colour where a thing goes", "This thing is called red."),
     ("a part too few", "To make the cup, join the clay."),
     ("a slip in the form", "To make a cup, join the clay to the handle."),
     ("a refusal", words.REFUSALS[0]),
@@ -314,8 +314,8 @@ def test_every_sentence_is_made_of_known_tokens_and_comes_back_unchanged():
     texts = list(dict.fromkeys(f"USER: \n{question} ASSISTANT: {answer}</s>"
                                for question, answer in everything_said()))
     texts += [f"USER: {question} ASSISTANT:" for question, _ in iconworld.text_lessons()]
-    texts += [f" {thing.name}</s>" for thing in THINGS]
-    texts += [f" {Picture(thing, *look, 0).caption()}</s>" for thing in THINGS for look in LOOKS]
+    texts += [f" {caption}</s>" for thing in THINGS for look in LOOKS
+              for caption in Picture(thing, *look, 0).captions()]
     assert len(texts) > 10_000
     for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
         assert tokenizer.unk_token_id not in ids, text
