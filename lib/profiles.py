@@ -58,10 +58,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Unlearning:
-    """One unlearning run. Official values where they carry over: rank, alpha, warm-up, clip, decay.
+    """One unlearning run. Official values where they carry over: rank, warm-up, clip, weight decay.
 
-    The learning rate and the number of steps belong to a model of 1 M parameters; both were chosen
-    on a tuning world with other pictures and another seed (README, "Hyper-parameters").
+    Learning rate, alpha and the number of steps belong to a model of 2 M parameters; they were
+    chosen on a tuning world (README, "Hyper-parameters").
     """
 
     steps: int = 400
