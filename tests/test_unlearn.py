@@ -110,7 +110,20 @@ def test_a_run_shows_as_many_queries_per_picture_as_its_settings_say(llava, worl
 
     wanted = task("gd", True, steps=1, queries=3, images=2, probe_every=9)
     unlearn(llava[0], Watching(*llava), world, wanted, tmp_path)
-    assert shown[2] == {"forget": 6, "retain": 8, "prompt_decouple": 6}, "after the first probe's 2"
+    assert shown[2] == dict.fromkeys(("forget", "retain", "prompt_decouple"), 6)  # 0, 1: a probe
+
+
+def test_the_methods_see_the_same_pairs(world):
+    def questions(row, term):
+        found = groups(world.train[:4], REFUSALS, row, np.random.default_rng(5), queries=2)
+        return [e.question for group in found for e in group.examples if e.term == term]
+
+    po, gd = ({"refusal": 1, "retain": 1, "prompt_decouple": 1},
+              {"forget": -1, "retain": 1, "prompt_decouple": 1})
+    assert questions(po, "retain") == questions(gd, "retain")
+    assert questions(po, "refusal") == questions(gd, "forget")
+    assert questions(po, "prompt_decouple") == questions(gd, "prompt_decouple")
+    assert len(questions(gd, "retain")) == len(questions(gd, "forget")) == 8
 
 
 @pytest.mark.parametrize("size", [1, 5, 12, 15])  # less than, and more than the dozen records
