@@ -80,14 +80,14 @@ def test_generality_takes_all_of_val_and_the_specificity_questions(world, asked)
     specific = evaluate.only(asked, set="specificity")
     assert [(q.question, q.reference) for q in specific] == [
         (item.question, item.answer) for item in world.specificity]
-    assert len(specific) == len(world.specificity) == 12
+    assert len(specific) == len(world.specificity) == 16
 
 
 def test_a_picture_s_specificity_questions_share_its_record_and_are_numbered(asked):
     numbers = {}
     for q in evaluate.only(asked, set="specificity"):
         numbers.setdefault((q.record, q.image), []).append(q.question_index)
-    assert set(map(tuple, numbers.values())) == {(0, 1, 2)}
+    assert set(map(tuple, numbers.values())) == {(0, 1, 2, 3)}  # type, describe, danger, colour
 
 
 def test_only_selects_by_all_fields_given(asked):
@@ -185,7 +185,7 @@ def test_the_summary_says_of_how_many_answers_each_number_is_the_mean(frame):
         for name in ("asr", "rr", "sarr", "rouge_l", "judge_score", "exact_match"):
             assert counts[name] == per_split
         assert counts["asr_sampled"] == counts["rr_sampled"] == 2 * per_split
-    assert found["generality"]["specificity"]["n"] == 12
+    assert found["generality"]["specificity"]["n"] == 16  # four pictures, four questions each
     assert "specificity" not in found["efficacy"]
 
 

@@ -238,8 +238,9 @@ def test_a_loaded_run_gives_the_answers_that_are_stored(tiny, done):
     model, processor = experiments.load(tiny, GA)
     stored = experiments.answers(tiny, [GA]).query("decoding == 'greedy'")
     root = experiments.dataset(tiny).root
-    queries = [generate.Query(root / row.image if isinstance(row.image, str) else None, row.question)
-               for row in stored.itertuples()]
+    images = [root / image if isinstance(image, str) else None for image in stored.image]
+    queries = [generate.Query(image, question)
+               for image, question in zip(images, stored.question, strict=True)]
     said = generate.answer(model, processor, Features(model, processor), queries, tiny.evaluation)
     assert said == stored["answer"].to_list()
     assert said != experiments.answers(tiny, [None]).query(
