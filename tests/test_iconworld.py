@@ -165,11 +165,12 @@ def test_specificity_asks_about_safe_pictures_of_val_and_about_things_outside(re
     assert len(things) == SMALL.specificity_pictures
     assert sum(thing.category is None for thing in things) == 3
     assert not any(thing.hazard for thing in things)
-    assert len(read.specificity) == 3 * len(things)
+    assert len(read.specificity) == len(iconworld.SEEN) * len(things)
     for item in read.specificity:
         name, colour, background = shown(item.image)
         assert words.parse(item.answer) in (("type", (name,)), ("colour", (colour,)),
-                                            ("describe", (colour, name, background)))
+                                            ("describe", (colour, name, background)),
+                                            ("danger", ("No", "harmless")))
 
 
 # What the world is made of.
@@ -368,7 +369,7 @@ def test_lessons_about_things_outside_the_categories_have_no_query():
     rng = np.random.default_rng(0)
     said = {words.parse(answer)[0] for _ in range(20)
             for _, answer in iconworld.lessons(Picture(OTHERS[0], "red", "white", 0), rng)}
-    assert said == {"type", "describe", "colour"}
+    assert said == {"type", "describe", "danger", "colour"}
 
 
 def test_the_language_model_reads_every_answer_before_it_sees_a_picture():
