@@ -251,8 +251,8 @@ def test_gd_forgets_and_keeps_the_rest_where_ga_does_not(world, tmp_path, base_f
 def test_po_teaches_refusals_and_keeps_the_rest(llava, world, tmp_path):
     packer = Packer(*llava)
     before = {term: nll(llava[0], packer, world, term) for term in ("refusal", "retain")}
-    model, _, _ = run(llava, world, task("po", steps=16), tmp_path)
-    assert nll(model, packer, world, "refusal") < before["refusal"] - 0.5
+    model, _, _ = run(llava, world, task("po", steps=12, lr=3e-3), tmp_path)
+    assert nll(model, packer, world, "refusal") < before["refusal"] - 1
     assert nll(model, packer, world, "retain") < before["retain"] + 0.15
 
 
