@@ -1,7 +1,9 @@
 """What a notebook claims, and whether it held: shown where it is claimed, and counted at the end.
 
-A claim that does not hold is a result, so it raises nothing; the pipeline reports it. On a profile
-that is not strict (too small to judge by) claims are recorded and shown, but not judged.
+A check is about the data and the code: one that does not hold is a defect, and the pipeline fails.
+A finding is what the paper found, or what one would expect of it: one that does not hold is a
+result, and the pipeline reports it. On a profile that is not strict (too small to judge by) both
+are recorded and shown, but not judged.
 """
 
 from pathlib import Path
@@ -13,7 +15,7 @@ from IPython.display import display
 from lib import paths, runs
 from lib.profiles import Profile
 
-COLUMNS = ["chapter", "claim", "verdict", "holds", "shown"]
+COLUMNS = ["chapter", "kind", "claim", "verdict", "holds", "shown"]
 
 
 def start(profile: Profile, chapter: str) -> None:
@@ -21,21 +23,30 @@ def start(profile: Profile, chapter: str) -> None:
     runs.write_json(_file(profile, chapter), [])
 
 
-def claim(profile: Profile, chapter: str, text: str, holds: bool, shown: str) -> None:
-    """Record and display one claim; `shown` holds the numbers it rests on.
+def check(profile: Profile, chapter: str, text: str, holds: bool, shown: str) -> None:
+    """Record and display a claim about the data or the code; `shown` is what it rests on.
 
     Only a true True holds: a NaN that slipped through, or None, does not. The same text again (a
     cell that is run again) replaces the earlier claim.
     """
+    _record(profile, chapter, "check", text, holds, shown)
+
+
+def finding(profile: Profile, chapter: str, text: str, holds: bool, shown: str) -> None:
+    """Record and display a claim about what the experiment shows; otherwise as `check`."""
+    _record(profile, chapter, "finding", text, holds, shown)
+
+
+def _record(profile: Profile, chapter: str, kind: str, text: str, holds: bool, shown: str) -> None:
     holds = isinstance(holds, (bool, np.bool_)) and bool(holds)
     file = _file(profile, chapter)
     others = [row for row in runs.read_json(file) if row["claim"] != text] if file.exists() else []
-    runs.write_json(file, [*others, {"claim": text, "holds": holds, "shown": shown}])
+    runs.write_json(file, [*others, {"kind": kind, "claim": text, "holds": holds, "shown": shown}])
     display(_Line(_verdict(profile, holds), text, shown))
 
 
 def table(profile: Profile) -> pd.DataFrame:
-    """Return every claim of the profile: chapter, claim, verdict, holds (bool), shown."""
+    """Return every claim of the profile: chapter, kind, claim, verdict, holds (bool), shown."""
     rows = [{"chapter": file.stem, "verdict": _verdict(profile, row["holds"]), **row}
             for file in sorted(_folder(profile).glob("*.json")) for row in runs.read_json(file)]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"holds": bool})

@@ -1,8 +1,9 @@
 """The whole companion in one command: plan, steps, notebooks, claims (what ./reproduce.sh runs).
 
 First the steps that the chosen chapters need are made in the run store, then the notebooks, which
-read the store, are executed side by side. Exit status: 0 when every notebook ran and every claim
-held, 1 when not, 2 for an option that cannot be, 130 when stopped.
+read the store, are executed side by side. Exit status: 0 when every notebook ran and every check
+held, 1 when not, 2 for an option that cannot be, 130 when stopped. A finding that does not hold is
+a result: it is printed, and changes no status.
 """
 
 import argparse
@@ -27,6 +28,7 @@ NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
 MOST_JOBS = 8  # unless asked for: each takes up to 1 GB of memory
 PUBLISHED_PROFILE = "laptop"
 FAILURE = "failure.txt"
+KINDS = {"check": "Checks of data and code", "finding": "Findings"}  # of claims, as printed
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,20 @@ def verdict(plan: Plan, failures: list[str]) -> int:
     """Print the claims of the plan's chapters and what went wrong; return the exit status."""
     table = claims.table(plan.profile)
     table = table[table.chapter.str[:2].isin([chapters.number(n) for n in plan.notebooks])]
-    print("\nClaims")
-    for row in table.itertuples():
-        print(f"  {row.chapter[:2]}  {row.verdict}: {row.claim} ({row.shown})")
+    for kind, title in KINDS.items():
+        print(f"\n{title}")
+        for row in table[table.kind == kind].itertuples():
+            print(f"  {row.chapter[:2]}  {row.verdict}: {row.claim} ({row.shown})")
     for failure in failures:
         print(f"\n{failure}")
-    failed = int((~table.holds).sum()) if plan.profile.strict else 0
     print(f"\nFigures and tables: {paths.figures_dir(plan.profile.name)}")
     print(f"Notebooks with outputs: {paths.notebooks_dir(plan.profile.name)}")
+    held = {kind: table.holds[table.kind == kind] for kind in KINDS}
     print(f"{len(plan.notebooks) - len(failures)} of {len(plan.notebooks)} notebooks ran; "
-          + (f"{len(table) - failed} of {len(table)} claims hold." if plan.profile.strict else
-             f"{len(table)} claims are not judged at this profile."), flush=True)
-    return int(bool(failures or failed))
+          + ("; ".join(f"{rows.sum()} of {len(rows)} {kind}s hold" for kind, rows in held.items())
+             if plan.profile.strict else f"{len(table)} claims are not judged at this profile")
+          + ".", flush=True)
+    return int(bool(failures) or (plan.profile.strict and not held["check"].all()))
 
 
 class _Parser(argparse.ArgumentParser):

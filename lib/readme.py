@@ -159,9 +159,12 @@ def main_table() -> str:
 
 def claims_made() -> str:
     table = _published("claims")
-    missed = [f"- chapter {row.chapter[:2]}: {row.claim} ({row.shown})"
+    held = {kind: rows.holds for kind, rows in table.groupby("kind")}
+    said = "; ".join(f"{kind}s that hold: {rows.sum()} of {len(rows)}"
+                     for kind, rows in held.items())
+    missed = [f"- chapter {row.chapter[:2]}, {row.kind}: {row.claim} ({row.shown})"
               for row in table[~table.holds].itertuples()]
-    said = f"Claims that the chapters make: {len(table)}. Of these hold: {int(table.holds.sum())}."
+    said = f"{said[:1].upper()}{said[1:]}."
     return "\n".join([f"{said} Those that do not:\n", *missed] if missed else [said])
 
 

@@ -16,35 +16,35 @@ def _own_runs(monkeypatch, tmp_path):
 
 
 def test_claims_are_recorded_by_chapter_and_listed_in_order():
-    claims.claim(LAPTOP, "03", "PO over-forgets.", True, "SARR 0.98 >= 0.90")
-    claims.claim(LAPTOP, "02", "GA forgets.", False, "ASR 0.40 > 0.03")
-    claims.claim(LAPTOP, "02", "PO refuses.", True, "RR 1.00")
+    claims.check(LAPTOP, "03", "PO over-forgets.", True, "SARR 0.98 >= 0.90")
+    claims.finding(LAPTOP, "02", "GA forgets.", False, "ASR 0.40 > 0.03")
+    claims.check(LAPTOP, "02", "PO refuses.", True, "RR 1.00")
     table = claims.table(LAPTOP)
-    assert list(table.columns) == ["chapter", "claim", "verdict", "holds", "shown"]
+    assert list(table.columns) == ["chapter", "kind", "claim", "verdict", "holds", "shown"]
     assert table.values.tolist() == [
-        ["02", "GA forgets.", "✗ does not hold", False, "ASR 0.40 > 0.03"],
-        ["02", "PO refuses.", "✓ holds", True, "RR 1.00"],
-        ["03", "PO over-forgets.", "✓ holds", True, "SARR 0.98 >= 0.90"],
+        ["02", "finding", "GA forgets.", "✗ does not hold", False, "ASR 0.40 > 0.03"],
+        ["02", "check", "PO refuses.", "✓ holds", True, "RR 1.00"],
+        ["03", "check", "PO over-forgets.", "✓ holds", True, "SARR 0.98 >= 0.90"],
     ]
     assert runs.read_json(profile_dir("laptop") / "claims" / "03.json") == [
-        {"claim": "PO over-forgets.", "holds": True, "shown": "SARR 0.98 >= 0.90"}]
+        {"kind": "check", "claim": "PO over-forgets.", "holds": True, "shown": "SARR 0.98 >= 0.90"}]
 
 
 def test_profiles_do_not_share_their_claims():
-    claims.claim(LAPTOP, "02", "GA forgets.", True, "")
+    claims.check(LAPTOP, "02", "GA forgets.", True, "")
     assert claims.table(SMOKE).empty
 
 
 def test_start_forgets_the_chapters_earlier_claims_and_no_others():
-    claims.claim(LAPTOP, "02", "Of an earlier run.", True, "")
-    claims.claim(LAPTOP, "03", "Of another chapter.", True, "")
+    claims.check(LAPTOP, "02", "Of an earlier run.", True, "")
+    claims.check(LAPTOP, "03", "Of another chapter.", True, "")
     claims.start(LAPTOP, "02")
     assert claims.table(LAPTOP)["claim"].tolist() == ["Of another chapter."]
 
 
 def test_a_cell_that_is_run_again_replaces_its_claim():
-    claims.claim(LAPTOP, "02", "PO refuses.", False, "RR 0.50")
-    claims.claim(LAPTOP, "02", "PO refuses.", True, "RR 0.99")
+    claims.check(LAPTOP, "02", "PO refuses.", False, "RR 0.50")
+    claims.check(LAPTOP, "02", "PO refuses.", True, "RR 0.99")
     assert claims.table(LAPTOP)[["holds", "shown"]].values.tolist() == [[True, "RR 0.99"]]
 
 
@@ -67,7 +67,7 @@ def test_without_claims_the_table_is_empty_but_has_its_columns():
     ("text", "False", False),
 ])
 def test_only_a_truth_value_that_is_true_holds(reason, value, holds):
-    claims.claim(LAPTOP, "02", "A claim.", value, "")
+    claims.check(LAPTOP, "02", "A claim.", value, "")
     assert claims.table(LAPTOP)["holds"].tolist() == [holds]
 
 
@@ -80,7 +80,7 @@ def test_only_a_truth_value_that_is_true_holds(reason, value, holds):
 def test_a_notebook_shows_verdict_text_and_numbers_in_one_line(profile, holds, verdict):
     InteractiveShell.instance()
     with capture_output() as captured:
-        claims.claim(profile, "02", "PO refuses.", holds, "RR 0.99 >= 0.98")
+        claims.check(profile, "02", "PO refuses.", holds, "RR 0.99 >= 0.98")
     InteractiveShell.clear_instance()
     [shown] = captured.outputs
     assert shown.data["text/markdown"] == f"**{verdict}** · PO refuses. · `RR 0.99 >= 0.98`"
@@ -89,5 +89,5 @@ def test_a_notebook_shows_verdict_text_and_numbers_in_one_line(profile, holds, v
 
 
 def test_outside_of_a_notebook_the_line_is_printed(capsys):
-    claims.claim(LAPTOP, "02", "PO refuses.", True, "RR 0.99")
+    claims.check(LAPTOP, "02", "PO refuses.", True, "RR 0.99")
     assert capsys.readouterr().out == "✓ holds · PO refuses. · RR 0.99\n"

@@ -53,7 +53,7 @@ def test_a_run_makes_every_step_notebook_and_figure(finished_once):
     assert {path.name for path in figures.iterdir()} >= {"figure_00.png", "figure_01.csv"}
     assert "[1/5] the dataset of it ... 0 s, about" in result.stdout
     assert "[5/5] notebook 0" in result.stdout
-    assert "2 of 2 notebooks ran; 2 of 2 claims hold." in result.stdout
+    assert "2 of 2 notebooks ran; 2 of 2 checks hold; 2 of 2 findings hold." in result.stdout
     assert str(figures) in result.stdout
 
 
@@ -73,8 +73,9 @@ def test_a_second_run_does_nothing_and_says_the_same_about_the_claims(toy, finis
     assert second.status == 0
     assert "Nothing to do." in second.out
     assert [path.stat().st_mtime_ns for path in copies] == before
-    claims = second.out[second.out.index("Claims"):second.out.index("Figures")]
+    claims = second.out[second.out.index("Checks"):second.out.index("Figures")]
     assert "01  ✓ holds: The sky is blue (1 of 1)" in claims
+    assert "01  ✓ holds: The sky is high (1 of 1)" in claims
     assert claims in finished_once[1].stdout
 
 
@@ -140,14 +141,15 @@ def test_a_failing_step_stops_the_run_with_its_own_sentence(toy, fresh, monkeypa
     assert not executed(fresh)
 
 
-@pytest.mark.parametrize(("profile", "status", "verdict"), [
-    ("laptop", 1, "✗ does not hold: The sky is blue (1 of 1)"),
-    ("smoke", 0, "not judged at this profile: The sky is blue (1 of 1)"),
+@pytest.mark.parametrize(("profile", "sky", "status", "verdict"), [
+    ("laptop", "grey", 1, "✗ does not hold: The sky is blue (1 of 1)"),
+    ("laptop", "low", 0, "✗ does not hold: The sky is high (1 of 1)"),
+    ("smoke", "grey", 0, "not judged at this profile: The sky is blue (1 of 1)"),
 ])
-def test_a_claim_that_does_not_hold_counts_where_the_profile_is_strict(
-        toy, fresh, monkeypatch, profile, status, verdict):
+def test_a_check_that_does_not_hold_is_a_failure_and_a_finding_is_a_result(
+        toy, fresh, monkeypatch, profile, sky, status, verdict):
     notebook(fresh / "notebooks/00_first.ipynb", IMPORTS, CLAIM)
-    monkeypatch.setenv("TOY_SKY", "grey")
+    monkeypatch.setenv("TOY_SKY", sky)
     result = toy.run("--profile", profile, "--only", "00")
     assert result.status == status
     assert verdict in result.out

@@ -20,7 +20,7 @@ def root(tmp_path, monkeypatch):
                          "PUBLISHED_FIGURES": root / "figures"}.items():
         monkeypatch.setattr(paths, name, folder)
     _execute(root)
-    claims.claim(profiles.LAPTOP, "00_first", "it is so", True, "1 of 1")
+    claims.check(profiles.LAPTOP, "00_first", "it is so", True, "1 of 1")
     for name in ("figures/sarr.png", "figures/alt.json", "main_table.csv", "main_table.md",
                  "failure.txt"):
         file = paths.profile_dir("laptop") / name
@@ -64,8 +64,8 @@ def test_the_figures_folder_becomes_what_the_run_drew_with_its_tables_costs_and_
     publish([], "laptop")
     there = {path.name: path.read_text() for path in (root / "figures").iterdir()}
     assert there.pop("costs.csv").splitlines()[1].startswith("notebook 00_first,1,")
-    assert there.pop("claims.csv").splitlines() == ["chapter,claim,verdict,holds,shown",
-                                                    "00_first,it is so,✓ holds,True,1 of 1"]
+    assert there.pop("claims.csv").splitlines() == ["chapter,kind,claim,verdict,holds,shown",
+                                                    "00_first,check,it is so,✓ holds,True,1 of 1"]
     assert there == {"sarr.png": "figures/sarr.png", "alt.json": "figures/alt.json",
                      "main_table.csv": "main_table.csv", "main_table.md": "main_table.md"}
 
@@ -74,6 +74,6 @@ def test_the_readme_is_refreshed_and_what_stands_outside_of_its_blocks_stays(roo
     readme = root / "README.md"
     readme.write_text("# Title\n<!-- claims: generated -->\nold\n<!-- end -->\nThe end.\n")
     publish([], "laptop")
-    said = "Claims that the chapters make: 1. Of these hold: 1."
+    said = "Checks that hold: 1 of 1."
     assert readme.read_text() == (
         f"# Title\n<!-- claims: generated -->\n\n{said}\n\n<!-- end -->\nThe end.\n")

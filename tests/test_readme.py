@@ -12,7 +12,7 @@ from dataclasses import fields
 import pandas as pd
 import pytest
 
-from lib import environment, experiments, metrics, paths, pipeline, profiles, readme, tables
+from lib import claims, environment, experiments, metrics, paths, pipeline, profiles, readme, tables
 from lib import runs as run_store
 from tests.test_packaging import tracked
 
@@ -181,8 +181,9 @@ def published(tmp_path, monkeypatch):
     rows = [("po", added, split, metric, 0.5 + added / 4, 0.25, 0.8125, 96)
             for added in (0, 1) for metric, split in tables.COLUMNS]
     pd.DataFrame(rows, columns=tables.CI_COLUMNS).to_csv(tmp_path / "main_table_ci.csv")
-    pd.DataFrame([("04_x", "it | is", "✗", False, "0 of 1"), ("05_x", "so", "✓", True, "1 of 1")],
-                 columns=["chapter", "claim", "verdict", "holds", "shown"]).to_csv(
+    pd.DataFrame([("04_x", "finding", "it | is", "✗", False, "0 of 1"),
+                  ("05_x", "check", "so", "✓", True, "1 of 1")],
+                 columns=claims.COLUMNS).to_csv(
         tmp_path / "claims.csv")
     pd.DataFrame([("dataset", 1, 0.24, 1, 471.3), ("all", 1, 0.24, 1, 471.3)],
                  columns=["part", "results", "minutes", "side_by_side", "peak_memory_mb"]).to_csv(
@@ -208,8 +209,8 @@ def test_the_headline_names_rates_with_their_intervals(published):
 
 def test_claims_that_do_not_hold_are_listed(published):
     assert readme.claims_made().splitlines() == [
-        "Claims that the chapters make: 2. Of these hold: 1. Those that do not:", "",
-        "- chapter 04: it | is (0 of 1)"]
+        "Checks that hold: 1 of 1; findings that hold: 0 of 1. Those that do not:", "",
+        "- chapter 04, finding: it | is (0 of 1)"]
 
 
 def test_the_cost_is_a_sentence_and_a_folded_table(published):

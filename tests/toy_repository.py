@@ -32,7 +32,8 @@ figure
 
 CLAIM = """
 blue = os.environ.get("TOY_SKY") != "grey"
-claims.claim(profile, "NN", "The sky is blue", blue, "1 of 1")
+claims.check(profile, "NN", "The sky is blue", blue, "1 of 1")
+claims.finding(profile, "NN", "The sky is high", os.environ.get("TOY_SKY") != "low", "1 of 1")
 """
 
 
