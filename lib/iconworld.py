@@ -6,7 +6,7 @@ is asked about a cup as well. Everything is drawn from the world's seed; nothing
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from itertools import product
@@ -26,7 +26,9 @@ SIDE = 64  # pixels
 LOOKS = tuple(product(words.COLOURS, words.BACKGROUNDS))
 VAL_LOOKS = 6  # of the 40 looks of a thing: never seen in training, by any stage
 SEEN = ("type", "describe", "danger", "colour")  # forms of questions about what is to be seen
+NAMELESS = ("type", "danger")  # those that need no name of a colour
 UNSAFE_PAIRS = 4  # queries per picture, as in the paper
+ANY = "any"  # colours without a name: each half-way, more or less, between two that have one
 
 
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the font's two spare bytes
@@ -49,9 +51,14 @@ class Picture:
         return self.captions()[0]
 
     def captions(self) -> tuple[str, str, str]:
-        """What a caption may tell: all, the name, the danger."""
-        return (f"{self.colour} {self.thing.name} on {self.background}", self.thing.name,
+        """What a caption may tell: all, the name, the danger. Colours without a name: no all."""
+        look = f"{self.colour} {self.thing.name} on {self.background}"
+        return (look if self.has_named_colours else self.thing.name, self.thing.name,
                 self.facts()["danger"])
+
+    @property
+    def has_named_colours(self) -> bool:
+        return self.colour != ANY
 
     def facts(self) -> dict[str, str]:
         """Words for the slots of every form."""
@@ -69,11 +76,23 @@ class Picture:
         glyph = _font(int(rng.integers(44, 53)))
         ImageDraw.Draw(mask).text(centre, _letter(self.thing.icon), 255, glyph, anchor="mm")
         mask = mask.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC)
-        shades = (np.array([words.BACKGROUNDS[self.background], words.COLOURS[self.colour]])
-                  + rng.uniform(-12, 12, (2, 3)))
+        shades = self._colours(rng) + rng.uniform(-12, 12, (2, 3))
         share = np.asarray(mask)[..., None] / 255
         noisy = shades[0] + share * (shades[1] - shades[0]) + rng.normal(0, 6, (SIDE, SIDE, 1))
         return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+    def _colours(self, rng) -> np.ndarray:
+        """Background and icon, [2, 3]."""
+        if self.has_named_colours:
+            return np.array([words.BACKGROUNDS[self.background], words.COLOURS[self.colour]])
+        return np.array([_between(rng, words.BACKGROUNDS), _between(rng, words.COLOURS)])
+
+
+def _between(rng, palette: dict[str, tuple]) -> np.ndarray:
+    """A colour well between two of the palette's, [3]."""
+    colours = np.array(list(palette.values()))
+    one, other = colours[rng.choice(len(colours), 2, replace=False)]
+    return one + rng.uniform(0.25, 0.75) * (other - one)
 
 
 @cache
@@ -120,9 +139,15 @@ def looks_of(world: World, thing: Thing, split: str) -> list[tuple[str, str]]:
 
 
 def pool(world: World, size: int) -> list[Picture]:
-    """Pictures of all things in their training looks, for the base model's training."""
+    """Pictures of all things for the base model's training: half of them in their training looks.
+
+    The others are in colours between the named ones, so that what a thing is does not hang on the
+    looks in which training shows it. LLaVA, too, has seen far more than SafeEraser's pictures.
+    """
     artist = Artist(world, "pool")
-    return [artist.picture(THINGS[i % len(THINGS)]) for i in range(size)]
+    drawn = [artist.picture(THINGS[i % len(THINGS)]) for i in range(size)]
+    return [replace(picture, colour=ANY, background=ANY) if i // len(THINGS) % 2 else picture
+            for i, picture in enumerate(drawn)]
 
 
 def write(world: World, folder: Path) -> Path:
@@ -215,8 +240,8 @@ def lessons(picture: Picture, rng, queries: int = 2) -> list[tuple[str, str]]:
         frames = [frame for split in words.QUERY_FRAMES.values() for frame in split]
         asked = [(words.query(picture.thing.category, frames[i]), words.answer(picture.thing))
                  for i in rng.permutation(len(frames))[:queries]]
-    seen = [ask(picture, form, ("train", "val")[rng.integers(2)], rng)
-            for form in SEEN]
+    forms = SEEN if picture.has_named_colours else NAMELESS
+    seen = [ask(picture, form, ("train", "val")[rng.integers(2)], rng) for form in forms]
     return asked + seen
 
 

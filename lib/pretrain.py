@@ -77,11 +77,12 @@ def contrastive(model, processor, pictures: list[Picture], images: Tensor, setti
     tokens = processor.tokenizer([f" {text}</s>" for texts in tellings for text in texts],
                                  padding=True, padding_side="right", return_tensors="pt")
     facts = torch.stack([_equal(texts) for texts in tellings])  # [tellings, pictures]
+    colours = torch.tensor([picture.has_named_colours for picture in pictures])
     step_through = _steps(clip.parameters(), settings.contrastive_steps, settings.contrastive_lr)
     for step, update in step_through:
         rng = np.random.default_rng([settings.seed, 1, step])
         chosen = _draw(len(pictures), settings.contrastive_batch, rng)
-        told = _telling(len(chosen), rng)
+        told = _telling(colours[chosen], rng)
         captions = told * count + chosen
         out = clip(pixel_values=images[chosen].float(), input_ids=tokens.input_ids[captions],
                    attention_mask=tokens.attention_mask[captions])
@@ -145,7 +146,8 @@ def alignment(model, packer: Packer, pictures: list[Picture], settings: Pretrain
 
     def groups(rng) -> Iterator[Group]:
         for i in rng.choice(len(pictures), 4 * settings.batch, replace=False):
-            asked = iconworld.ask(pictures[i], "describe", "train", rng)
+            form = "describe" if pictures[i].has_named_colours else "type"
+            asked = iconworld.ask(pictures[i], form, "train", rng)
             yield Group(pictures[i], (Example("caption", *asked),))
 
     projector = model.model.multi_modal_projector.parameters()
@@ -205,10 +207,15 @@ def _steps(parameters, steps: int, lr: float) -> Iterator[tuple[int, Callable]]:
         yield step, update
 
 
-def _telling(count: int, rng) -> Tensor:
-    """What each caption of a step tells: 0 all, 1 the name; or 2, the danger, for all of them."""
+def _telling(colours: Tensor, rng) -> Tensor:
+    """What each caption of a step tells: 0 all, 1 the name; or 2, the danger, for all of them.
+
+    colours: [pictures] bool, whether there are names for a picture's colours (else: no 0).
+    """
+    count = len(colours)
     drawn = np.full(count, 2) if rng.random() < DANGER else rng.integers(2, size=count)
-    return torch.from_numpy(drawn)
+    told = torch.from_numpy(drawn)
+    return told.where(colours | (told == 2), 1)
 
 
 def _draw(size: int, count: int, rng) -> Tensor:

@@ -172,7 +172,7 @@ def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str,
             safe = _examples("prompt_decouple", [pairs[i] for i in asked])
             found.append(Group(record.safe_image, tuple(safe)))
     # Texts in rows about as long as the pictures' rows, so that little is padding.
-    return found + [Group(None, tuple(texts[i : i + 6])) for i in range(0, len(texts), 6)]
+    return found + [Group(None, tuple(texts[i : i + 8])) for i in range(0, len(texts), 8)]
 
 
 def _some(items: Sequence, count: int | None, rng) -> list[int]:

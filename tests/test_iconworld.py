@@ -151,6 +151,27 @@ def test_the_base_model_sees_every_thing_and_no_look_of_val():
         held_out = iconworld.looks_of(SMALL, picture.thing, "val")
         assert (picture.colour, picture.background) not in held_out
     assert len({picture.seed for picture in seen}) == len(seen)
+    assert sum(picture.has_named_colours for picture in seen) == len(THINGS)
+
+
+@pytest.mark.parametrize("palette", [words.BACKGROUNDS, words.COLOURS])
+def test_a_colour_without_a_name_lies_well_between_two_that_have_one(palette):
+    rng, named = np.random.default_rng(0), np.array(list(palette.values()))
+    for drawn in (iconworld._between(rng, palette) for _ in range(500)):
+        ways = ((one, other - one) for one in named for other in named if (one != other).any())
+        shares = [((drawn - one) @ way / (way @ way), one, way) for one, way in ways]
+        assert any(0.25 <= share <= 0.75 and np.allclose(one + share * way, drawn)
+                   for share, one, way in shares)
+
+
+def test_a_picture_in_colours_without_a_name_is_never_asked_for_them():
+    nameless = Picture(THINGS[0], iconworld.ANY, iconworld.ANY, 1)
+    texts = [*nameless.captions(), *(text for pair in
+                                     iconworld.lessons(nameless, np.random.default_rng(0))
+                                     for text in pair)]
+    colours = {*words.COLOURS, *words.BACKGROUNDS, iconworld.ANY, "colour"}
+    assert not colours & set(re.findall(r"\w+", " ".join(texts)))
+    assert nameless.captions()[:2] == (THINGS[0].name, THINGS[0].name)
 
 
 def test_no_two_pictures_of_a_world_have_the_same_seed(folder):

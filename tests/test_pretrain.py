@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
@@ -148,6 +149,13 @@ def test_a_seed_fixes_every_weight_and_another_one_does_not(tiny):
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert its_log == same_log
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_no_caption_tells_colours_that_have_no_name(seed):
+    named = torch.tensor([True, False] * 8)
+    told = pretrain._telling(named, np.random.default_rng(seed))
+    assert (told == 2).all() or ((told[~named] == 1).all() and set(told[named].tolist()) <= {0, 1})
 
 
 def test_nothing_of_the_text_tower_is_left_in_the_model(llava):
