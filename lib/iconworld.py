@@ -139,14 +139,14 @@ def looks_of(world: World, thing: Thing, split: str) -> list[tuple[str, str]]:
 
 
 def pool(world: World, size: int) -> list[Picture]:
-    """Pictures of all things for the base model's training: half of them in their training looks.
+    """Pictures of all things for the base model's training: two thirds in their training looks.
 
     The others are in colours between the named ones, so that what a thing is does not hang on the
     looks in which training shows it. LLaVA, too, has seen far more than SafeEraser's pictures.
     """
     artist = Artist(world, "pool")
     drawn = [artist.picture(THINGS[i % len(THINGS)]) for i in range(size)]
-    return [replace(picture, colour=ANY, background=ANY) if i // len(THINGS) % 2 else picture
+    return [replace(picture, colour=ANY, background=ANY) if i // len(THINGS) % 3 == 2 else picture
             for i, picture in enumerate(drawn)]
 
 

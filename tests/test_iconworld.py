@@ -145,13 +145,13 @@ def test_a_thing_s_looks_are_parted_between_the_splits():
 
 
 def test_the_base_model_sees_every_thing_and_no_look_of_val():
-    seen = iconworld.pool(SMALL, 2 * len(THINGS))
-    assert Counter(picture.thing for picture in seen) == dict.fromkeys(THINGS, 2)
+    seen = iconworld.pool(SMALL, 3 * len(THINGS))
+    assert Counter(picture.thing for picture in seen) == dict.fromkeys(THINGS, 3)
     for picture in seen:
         held_out = iconworld.looks_of(SMALL, picture.thing, "val")
         assert (picture.colour, picture.background) not in held_out
     assert len({picture.seed for picture in seen}) == len(seen)
-    assert sum(picture.has_named_colours for picture in seen) == len(THINGS)
+    assert sum(picture.has_named_colours for picture in seen) == 2 * len(THINGS)
 
 
 @pytest.mark.parametrize("palette", [words.BACKGROUNDS, words.COLOURS])
