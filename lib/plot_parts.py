@@ -57,6 +57,7 @@ FORGET, RETAIN, DECOUPLE = "#000000", "#56B4E9", "#CC79A7"
 TERM_LINES = {
     "forget": (FORGET, "-"),
     "refusal": (FORGET, "--"),
+    "refusal_and_retain": (FORGET, ":"),
     "retain": (RETAIN, "-"),
     "kl": (RETAIN, "--"),
     "prompt_decouple": (DECOUPLE, "-"),

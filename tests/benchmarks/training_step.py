@@ -37,6 +37,7 @@ from lib.batching import Example, Group, Packer, image_tokens
 from lib.dataset import CATEGORIES, Record
 from lib.model import add_lora, build, llava
 from lib.pictures import open_image
+from lib.pipeline import cores
 from lib.profiles import LAPTOP, World
 
 METHODS = ("po", "gd", "kl")
@@ -216,7 +217,8 @@ def compare(base, processor, records: list[Record], method: str, queries: int,
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--method", choices=METHODS, help="one of them (default: all)")
-    parser.add_argument("--threads", type=int, default=1, help="of either way (default: 1)")
+    parser.add_argument("--threads", type=int, default=cores(),
+                        help="of either way (default: as many as there are cores)")
     parser.add_argument("--rounds", type=int, default=7, help="of both ways (default: 7)")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
