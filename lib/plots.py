@@ -235,6 +235,9 @@ def thin(history: pd.DataFrame, points: int = 60) -> pd.DataFrame:
     return means.reset_index().drop(columns="stretch")
 
 
+BOUNDED = 5  # nats: terms that stay below need no logarithmic axis; GA's falls without bound
+
+
 @figure("method", "prompt_decouple", "seed", "step", "term", "value")
 def term_trajectories(history, title: str = "Every term of the loss, step by step") -> plt.Figure:
     """A column per method, without PD above and with PD below; mean of the seeds and their band.
@@ -250,9 +253,11 @@ def term_trajectories(history, title: str = "Every term of the loss, step by ste
         _terms(panel, of_run(history, methods[column], rows[row]))
         panel.set(title=run_name(methods[column], rows[row]), ylabel="")
         panel.set_xlabel("step" if row == len(rows) - 1 else "")
-    for panel in axes.flat:  # not earlier: seaborn would take means of the scaled values
-        panel.set_yscale("symlog", linthresh=1)  # GA's forget term falls without bound
-        plain_numbers(panel.yaxis)
+    for method, panels in zip(methods, axes.T, strict=True):
+        if history.value[history.method == method].abs().max() > BOUNDED:
+            for panel in panels:  # not earlier: seaborn would take means of the scaled values
+                panel.set_yscale("symlog", linthresh=1)
+                plain_numbers(panel.yaxis)
     fig.supylabel("value of the term (nats per token)", fontsize=9)
     lines = [
         Line2D([], [], color=TERM_LINES[t][0], ls=TERM_LINES[t][1], label=t.replace("_", " "))
