@@ -7,6 +7,7 @@ Nothing here imports from a file further down this list.
     profiles         the one dial: smoke, laptop
     provenance       where a result comes from: commit, packages, machine
     runs             results on disk, written once, whole or not at all
+    progress         one line per step, with the time that is left
     claims           what a notebook claims, and whether it held
     pictures         image files, opened with care
     dataset_check    what can be wrong with a dataset folder
@@ -20,7 +21,14 @@ Nothing here imports from a file further down this list.
     pretrain         from nothing to a small LLaVA
     unlearn          the training loop
     generate         answers, in batches
-    judges           answer -> label
+    verdicts         what a judge is given and what it says
+    known_answers    answers whose verdict a person has written down
+    judge_prompts    what a model is asked about an answer, in our own words
+    judge_cache      a judge's verdicts and what they cost, on disk
+    judge_limits     how a judge's server is reached, how fast, and for how much
+    judge_model      a local instruction model as a judge
+    judge_server     any OpenAI-compatible server as a judge
+    judges           answer -> label, by the judge of one's choice
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
@@ -33,6 +41,5 @@ Nothing here imports from a file further down this list.
     chapters         the notebooks: found, fingerprinted, executed
     readme           README.md's generated blocks: figures, costs, tables
     publish          a run's notebooks and figures, copied to where readers find them
-    progress         one line per step, with the time that is left
     pipeline         all of it in one command
 """

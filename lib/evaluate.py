@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import generate, metrics
+from lib import generate, judges, metrics
 from lib.batching import Features
 from lib.dataset import CATEGORIES, Dataset, Record
-from lib.judges import RuleJudge
 from lib.profiles import Evaluation
+from lib.verdicts import Judge
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def of_record(record: Record) -> list[Question]:
 
 
 def evaluate(model, processor, features: Features, asked: Sequence[Question],
-             settings: Evaluation, judge: RuleJudge, root: Path,
+             settings: Evaluation, judge: Judge, root: Path,
              report: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
     """Answers to all questions: one row per answer, in the fields of answers.jsonl.
 
@@ -73,9 +73,9 @@ def evaluate(model, processor, features: Features, asked: Sequence[Question],
             model, processor, features, queries, settings, decoding == "sampled",
             lambda n, done=done: report(f"{done + n} of {total} answers"))
         done += len(part)
-        rows += [_row(q, text, judge, decoding, sample, root)
+        rows += [_row(q, text, decoding, sample, root)
                  for q, text in zip(part, answers, strict=True)]
-    return pd.DataFrame(rows)
+    return judges.judged(pd.DataFrame(rows), judge, report)
 
 
 def summary(answers: pd.DataFrame) -> dict:
@@ -83,14 +83,12 @@ def summary(answers: pd.DataFrame) -> dict:
     return metrics.to_json(metrics.from_answers(answers))
 
 
-def _row(q: Question, text: str, judge: RuleJudge, decoding: str, sample: int,
-         root: Path) -> dict:
+def _row(q: Question, text: str, decoding: str, sample: int, root: Path) -> dict:
     image = None if q.image is None else q.image.relative_to(root).as_posix()
     return {"set": q.set, "split": q.split, "record": q.record, "category": q.category,
             "image": image, "question_index": q.question_index, "question": q.question,
-            "reference": q.reference, "answer": text, "label": judge.label(text),
-            "score": judge.score(text, q.reference), "exact": text == q.reference.strip(),
-            "decoding": decoding, "sample": sample}
+            "reference": q.reference, "answer": text,
+            "exact": text == q.reference.strip(), "decoding": decoding, "sample": sample}
 
 
 def _key(question: Question, sample: int) -> int:
