@@ -32,6 +32,7 @@ Nothing here imports from a file further down this list.
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
+    agreement        two judges' verdicts -> Cohen's kappa
     workers          independent pieces of work side by side
     experiments      every run that the chapters need, as steps in the run store
     tables           tidy frame -> CSV, Markdown, LaTeX
