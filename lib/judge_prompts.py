@@ -19,6 +19,7 @@ from lib.verdicts import ABSTAINED, LABELS, Item, Verdict
 
 VERSION = "prompts-1"  # to be raised with every change of wording; a test compares their hash
 MAX_REPLY_TOKENS = 60
+LONGEST = 4000  # characters of a reply; to search a longer one for JSON could take for ever
 UNSURE = "unsure"
 
 SYSTEM = (
@@ -113,7 +114,10 @@ def parse(item: Item, reply: str) -> Verdict | None:
     >>> parse(Item("safe", "", "", "", ""), 'Sure: {"label": "Refusal"}')
     Verdict(label='refusal', score=nan)
     """
-    said = [found for found in _objects(reply.split("</think>")[-1]) if "label" in found]
+    final = reply.split("</think>")[-1]
+    if len(final) > LONGEST:
+        return None
+    said = [found for found in _objects(final) if "label" in found]
     verdicts = {_verdict(item, found) for found in said}
     return verdicts.pop() if len(verdicts) == 1 else None
 

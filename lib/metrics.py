@@ -155,7 +155,8 @@ def per_answer(frame: pd.DataFrame) -> pd.DataFrame:
 
     `frame` has one row per line of answers.jsonl. The result has the columns split (efficacy is
     the train split, generality is val), metric, record, category and value (0 to 1, NaN where the
-    judge gave no verdict), one row per metric and answer. A metric whose answers are not in `frame` is not in the result.
+    judge gave no verdict), one row per metric and answer. A metric whose answers are not in
+    `frame` is not in the result.
     Raises ValueError when a column, a label or a number is not what answers.jsonl promises.
     """
     return _numbers(frame).drop(columns="label")

@@ -86,7 +86,8 @@ def paired_difference(
     """What PD changes in one method's metric: same seeds, same records, same questions.
 
     The interval is the bootstrap of `interval`, with the same draw for both sides, and the same
-    bound where no record's difference differs from another's. p is `sign_flip_p`.
+    bound where no record's difference differs from another's. p is `sign_flip_p`. What was not
+    judged on both sides is left out: `difference` may be a little off that of the two rates.
     Raises ValueError when the two sides do not hold the same seeds, records and answer counts.
     """
     _check_pairs(_cells(with_pd), _cells(without))

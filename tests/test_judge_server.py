@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from email.utils import formatdate
+from itertools import pairwise
 
 import judge_on_http as http
 import pytest
@@ -156,18 +157,18 @@ STOPPING = [
 def test_what_cannot_pass_stops_the_judge_at_once_with_advice(reason, status, headers, advice,
                                                               tmp_path, monkeypatch):
     monkeypatch.setenv("A_KEY", http.KEY)
-    with serving(lambda h, body, n: refuse(h, status, message="So it is.", **headers)) as server:
-        with pytest.raises(JudgeStopped, match=f"status {status}") as stopped:
-            ask(server, tmp_path, items(50), key_variable="A_KEY", concurrency=4)
+    with (serving(lambda h, body, n: refuse(h, status, message="So it is.", **headers)) as server,
+          pytest.raises(JudgeStopped, match=f"status {status}") as stopped):
+        ask(server, tmp_path, items(50), key_variable="A_KEY", concurrency=4)
     assert advice in str(stopped.value), reason
     assert "So it is." in str(stopped.value)
     assert len(server.seen) <= 4
 
 
 def test_a_quota_that_is_used_up_is_not_waited_for(tmp_path):
-    with serving(lambda h, body, n: refuse(h, 429, "insufficient_quota")) as server:
-        with pytest.raises(JudgeStopped, match="credit"):
-            ask(server, tmp_path, items(1))
+    with (serving(lambda h, body, n: refuse(h, 429, "insufficient_quota")) as server,
+          pytest.raises(JudgeStopped, match="credit")):
+        ask(server, tmp_path, items(1))
     assert len(server.seen) == 1
 
 
@@ -182,10 +183,9 @@ def test_what_a_server_says_is_shown_without_the_key_and_the_answer(tmp_path, mo
     monkeypatch.setenv("A_KEY", http.KEY)
     chosen = items(1)
     said = f"Bad key {http.KEY} in a request about {chosen[0].answer} " + "x" * 5000
-    with serving(lambda h, body, n: refuse(h, 401, message=said)) as server:
-        with pytest.raises(JudgeStopped, match=r"Bad key \*\*\* in a request about \*\*\*"
-                           ) as stopped:
-            ask(server, tmp_path, chosen, key_variable="A_KEY")
+    with (serving(lambda h, body, n: refuse(h, 401, message=said)) as server,
+          pytest.raises(JudgeStopped, match=r"Bad key \*\*\* in a request about \*\*\*") as stopped):
+        ask(server, tmp_path, chosen, key_variable="A_KEY")
     assert http.KEY not in str(stopped.value)
     assert len(str(stopped.value)) < 800
 
@@ -238,7 +238,7 @@ def test_when_the_server_asks_for_rest_nobody_starts_a_request(tmp_path):
     with serving(first(lambda h: refuse(h, 429, Retry_After="0.5"))) as server:
         ask(server, tmp_path, items(6), concurrency=2)
     starts = sorted(seen["at"] for seen in server.seen)
-    rests = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    rests = [later - earlier for earlier, later in pairwise(starts)]
     assert max(rests) >= 0.45
     assert len(starts) == 7
 
@@ -247,7 +247,7 @@ def test_waits_between_retries_grow(tmp_path):
     with serving(first(*[PASSING["an error inside"]] * 3)) as server:
         ask(server, tmp_path, items(1), back_off=0.1)
     starts = [seen["at"] for seen in server.seen]
-    waits = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(starts)]
     assert waits[0] >= 0.05
     assert waits[1] >= 0.1
     assert waits[2] >= 0.2
@@ -277,9 +277,9 @@ def test_the_cap_in_tokens_is_not_passed_and_what_was_paid_for_is_kept(tmp_path)
 
 def test_the_cap_in_money_counts_by_the_prices_given(tmp_path):
     prices = {"price_prompt": 2500, "price_reply": 10_000}  # per million: 0.87 a request
-    with serving(right) as server:
-        with pytest.raises(JudgeStopped, match=r"cap of 9 \(.* is spent\)"):
-            ask(server, tmp_path, items(40), max_cost=9, concurrency=2, **prices)
+    with (serving(right) as server,
+          pytest.raises(JudgeStopped, match=r"cap of 9 \(.* is spent\)")):
+        ask(server, tmp_path, items(40), max_cost=9, concurrency=2, **prices)
     assert 5 <= len(server.seen) <= 10
 
 
