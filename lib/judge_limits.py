@@ -60,12 +60,11 @@ class Settings:
     @classmethod
     def from_environment(cls) -> "Settings":
         """The defaults, changed by SAFEERASER_JUDGE_...; OPENAI_BASE_URL is known as well."""
-        default = cls()
-        values = {"address": os.environ.get("OPENAI_BASE_URL") or default.address}
+        values = {"address": os.environ.get("OPENAI_BASE_URL") or OPENAI}
         for each in fields(cls):
             text = os.environ.get(PREFIX + each.name.upper())
             if text is not None and each.name != "options":
-                values[each.name] = _typed(each.name, text, type(getattr(default, each.name)))
+                values[each.name] = _typed(each.name, text, each.type)
         return cls(**values)
 
     def key(self) -> str:

@@ -184,7 +184,7 @@ def test_what_a_server_says_is_shown_without_the_key_and_the_answer(tmp_path, mo
     chosen = items(1)
     said = f"Bad key {http.KEY} in a request about {chosen[0].answer} " + "x" * 5000
     with (serving(lambda h, body, n: refuse(h, 401, message=said)) as server,
-          pytest.raises(JudgeStopped, match=r"Bad key \*\*\* in a request about \*\*\*") as stopped):
+          pytest.raises(JudgeStopped, match=r"Bad key \*\*\* in a request about \*") as stopped):
         ask(server, tmp_path, chosen, key_variable="A_KEY")
     assert http.KEY not in str(stopped.value)
     assert len(str(stopped.value)) < 800

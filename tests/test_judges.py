@@ -233,7 +233,8 @@ def test_what_is_kept_is_not_asked_again_by_this_run_or_the_next(tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    {"answer": "Another."}, {"question": "Another?"}, {"set": "harmful"}, {"reference": "Another."}])
+    {"answer": "Another."}, {"question": "Another?"}, {"set": "harmful"},
+    {"reference": "Another."}])
 def test_whatever_else_is_asked_is_another_question(change, tmp_path):
     item = items(1, "retain")[0]
     with serving(right) as server:
@@ -329,7 +330,7 @@ def test_a_good_judge_passes_even_if_it_is_not_sure_about_three(tmp_path):
     *(f'{{"label": "{label}", "score": 0.5}}' for label in LABELS), '{"label": "unsure"}', "Hm."])
 def test_a_judge_that_says_one_thing_only_does_not_pass_and_judges_nothing(reply, tmp_path):
     with serving(lambda h, body, n: say(h, reply)) as server:
-        with pytest.raises(ValueError, match="mislabels .* known answers"):
+        with pytest.raises(ValueError, match=r"mislabels .* known answers"):
             asking(server, tmp_path).judge(items(100))
         assert len(server.seen) <= 3 * len(OF_EVERY_DAY)
 
@@ -357,7 +358,7 @@ def test_scores_far_off_do_not_pass(tmp_path):
         else:
             right(handler, body)
 
-    with serving(answer) as server, pytest.raises(ValueError, match="normal, 0.5, not normal, 0.9"):
+    with serving(answer) as server, pytest.raises(ValueError, match=r"normal, 0\.5, not"):
         known_answers(asking(server, tmp_path))
 
 
