@@ -5,6 +5,7 @@ SAFEERASER_JUDGE_ADDRESS or SAFEERASER_JUDGE_MAX_COST: the field's name in capit
 one of them. It stays in the environment, and a setting says only in which variable.
 """
 
+import json
 import math
 import os
 import threading
@@ -63,7 +64,7 @@ class Settings:
         values = {"address": os.environ.get("OPENAI_BASE_URL") or OPENAI}
         for each in fields(cls):
             text = os.environ.get(PREFIX + each.name.upper())
-            if text is not None and each.name != "options":
+            if text is not None:
                 values[each.name] = _typed(each.name, text, each.type)
         return cls(**values)
 
@@ -82,10 +83,15 @@ class Settings:
 
 
 def _typed(name: str, text: str, kind: type) -> object:
+    """A variable's text as a setting; `options` is JSON, such as {"max_tokens": null}."""
     try:
-        return kind(text)
+        value = json.loads(text) if kind is dict else kind(text)
     except ValueError:
-        raise ValueError(f"{PREFIX}{name.upper()} has to be a number, not {text!r}.") from None
+        value = None
+    if isinstance(value, kind):
+        return value
+    wanted = "a JSON object" if kind is dict else "a number"
+    raise ValueError(f"{PREFIX}{name.upper()} has to be {wanted}, not {text!r}.")
 
 
 class Pace:

@@ -28,7 +28,6 @@ REMINDERS = 2  # after a reply that cannot be read
 GIVE_UP = 10  # items in a row to which the server had no reply at all
 LARGEST = 1_000_000  # bytes of a response; a verdict has a few hundred
 UNBILLED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # were never received
-
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # not as expected
 
 
@@ -113,7 +112,8 @@ class _Asking:
     def _request(self, key: str, item: Item, chat: list) -> tuple[str, Verdict | None]:
         body = self._body(chat)
         size = len(json.dumps(chat, ensure_ascii=False).encode(errors="replace"))
-        with self.budget.reserved(size, prompts.MAX_REPLY_TOKENS) as most:
+        longest = max(body.get(name, 0) for name in ("max_tokens", "max_completion_tokens"))
+        with self.budget.reserved(size, longest or prompts.MAX_REPLY_TOKENS) as most:
             if self.stop.is_set():
                 raise _MayPass("stopped")
             try:

@@ -26,9 +26,17 @@ def test_the_address_that_openai_s_own_client_reads_is_known(monkeypatch):
     assert Settings.from_environment().address == "http://localhost:2/v1"
 
 
-def test_a_number_that_is_none_is_named(monkeypatch):
-    monkeypatch.setenv("SAFEERASER_JUDGE_MAX_TOKENS", "a lot")
-    with pytest.raises(ValueError, match="SAFEERASER_JUDGE_MAX_TOKENS has to be a number"):
+def test_fields_of_the_request_come_as_json(monkeypatch):
+    monkeypatch.setenv("SAFEERASER_JUDGE_OPTIONS", '{"max_tokens": null, "seed": 1}')
+    assert Settings.from_environment().options == {"max_tokens": None, "seed": 1}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("MAX_TOKENS", "a lot", "a number"), ("MAX_TOKENS", "1.5", "a number"),
+    ("OPTIONS", "[1]", "a JSON object"), ("OPTIONS", "{", "a JSON object")])
+def test_a_variable_of_another_kind_is_named(name, text, message, monkeypatch):
+    monkeypatch.setenv(f"SAFEERASER_JUDGE_{name}", text)
+    with pytest.raises(ValueError, match=f"SAFEERASER_JUDGE_{name} has to be {message}"):
         Settings.from_environment()
 
 
