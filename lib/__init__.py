@@ -24,9 +24,10 @@ Nothing here imports from a file further down this list.
     verdicts         what a judge is given and what it says
     known_answers    answers whose verdict a person has written down
     judge_prompts    what a model is asked about an answer, in our own words
+    guard_prompts    how a guard model is asked and read
     judge_cache      a judge's verdicts and what they cost, on disk
     judge_limits     how a judge's server is reached, how fast, and for how much
-    judge_model      a local instruction model as a judge
+    judge_model      a local instruction model or guard as a judge
     judge_server     any OpenAI-compatible server as a judge
     judges           answer -> label, by the judge of one's choice
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity

@@ -1,13 +1,14 @@
-"""A local instruction model as a judge, through transformers: text only, greedy, in batches."""
+"""A local instruction model or guard as a judge, through transformers: text, greedy, in batches."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from types import ModuleType
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lib import judge_prompts as prompts
+from lib import judge_prompts
 from lib.judge_cache import Cache
 from lib.verdicts import Item, JudgeStopped
 
@@ -16,10 +17,16 @@ BATCH = 16
 
 
 class LocalJudge:
-    """Asks a model from a folder or, by its hub name, from the hub."""
+    """Asks a model from a folder or, by its hub name, from the hub.
 
-    def __init__(self, model: str):
-        self.name, self.model, self.options = f"local:{model}", model, {}
+    `wording` is the module that words the questions and reads the replies: judge_prompts, or
+    guard_prompts for a guard.
+    """
+
+    def __init__(self, model: str, wording: ModuleType = judge_prompts):
+        kind = "local" if wording is judge_prompts else "guard"
+        self.name, self.model, self.options = f"{kind}:{model}", model, {}
+        self.wording = wording
 
     def ask(self, items: Mapping[str, Item], cache: Cache,
             done: Callable[[int], None] = lambda count: None) -> None:
@@ -28,17 +35,17 @@ class LocalJudge:
         An item whose replies cannot be read, or that is too long for the model, gets none: it has
         failed. Raises JudgeStopped when the model cannot be loaded or does not fit.
         """
-        chats = {key: prompts.messages(item) for key, item in items.items()}
+        chats = {key: self.wording.messages(item) for key, item in items.items()}
         judged = 0
         for _ in range(1 + REMINDERS):
             unread = {}
             for key, text in self._replies(chats):
-                if verdict := prompts.parse(items[key], text):
+                if verdict := self.wording.parse(items[key], text):
                     cache.add((0, 0), key, verdict)
                     judged += 1
                     done(judged)
                 else:
-                    unread[key] = prompts.reminded(chats[key], text)
+                    unread[key] = self.wording.reminded(chats[key], text)
             chats = unread
         done(len(items))
 
@@ -49,17 +56,18 @@ class LocalJudge:
         lengths = {key: len(tokenizer(text, add_special_tokens=False).input_ids)
                    for key, text in texts.items()}
         config = model.config.get_text_config()
-        room = getattr(config, "max_position_embeddings", math.inf) - prompts.MAX_REPLY_TOKENS
+        new = self.wording.MAX_REPLY_TOKENS
+        room = getattr(config, "max_position_embeddings", math.inf) - new
         order = sorted((key for key in texts if lengths[key] <= room), key=lengths.get)
         for start in range(0, len(order), BATCH):
             part = order[start:start + BATCH]
-            yield from zip(part, _generated(tokenizer, model, [texts[key] for key in part]),
-                           strict=True)
+            replies = _generated(tokenizer, model, [texts[key] for key in part], new)
+            yield from zip(part, replies, strict=True)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _loaded(name: str) -> tuple:
-    """(tokenizer, model): kept, since a process judges many runs with one model."""
+    """(tokenizer, model): kept, since a process judges many runs; two, for a guard and a judge."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left",
                                                   trust_remote_code=False)
@@ -83,22 +91,23 @@ def _rendered(tokenizer, chat: list[dict[str, str]]) -> str:
 
     Some templates refuse a system message and some leave it out without a word.
     """
-    system, task, *rest = chat
-    first = {"role": "user", "content": f"{system['content']}\n\n{task['content']}"}
-    return tokenizer.apply_chat_template([first, *rest], tokenize=False,
-                                         add_generation_prompt=True)
+    if chat[0]["role"] == "system":
+        system, task, *rest = chat
+        both = f"{system['content']}\n\n{task['content']}"
+        chat = [{"role": "user", "content": both}, *rest]
+    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
 
 @torch.no_grad()
-def _generated(tokenizer, model, texts: list[str]) -> list[str]:
-    """The replies to rendered chats; a batch that does not fit into memory is halved."""
+def _generated(tokenizer, model, texts: list[str], new: int) -> list[str]:
+    """Replies of up to `new` tokens; a batch that does not fit into memory is halved."""
     inputs = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt",
                        return_token_type_ids=False).to(model.device)
     try:
-        tokens = model.generate(**inputs, max_new_tokens=prompts.MAX_REPLY_TOKENS, do_sample=False,
-                                num_beams=1, pad_token_id=tokenizer.pad_token_id)
-        new = tokens[:, inputs.input_ids.shape[1]:]
-        return tokenizer.batch_decode(new, skip_special_tokens=True)
+        tokens = model.generate(**inputs, max_new_tokens=new, do_sample=False, num_beams=1,
+                                pad_token_id=tokenizer.pad_token_id)
+        replies = tokens[:, inputs.input_ids.shape[1]:]
+        return tokenizer.batch_decode(replies, skip_special_tokens=True)
     except torch.OutOfMemoryError:
         half = len(texts) // 2
     if not half:
@@ -106,4 +115,4 @@ def _generated(tokenizer, model, texts: list[str]) -> list[str]:
                            "that is evaluated: name a smaller one, or serve it on another GPU and "
                            "name it as server:MODEL.")
     return [reply for part in (texts[:half], texts[half:])
-            for reply in _generated(tokenizer, model, part)]
+            for reply in _generated(tokenizer, model, part, new)]

@@ -36,7 +36,7 @@ class ServerJudge:
 
     def __init__(self, model: str, settings: Settings):
         self.name, self.model, self.settings = f"server:{model}", model, settings
-        self.options = settings.options
+        self.options, self.wording = settings.options, prompts
 
     def ask(self, items: Mapping[str, Item], cache: Cache,
             done: Callable[[int], None] = lambda count: None) -> None:

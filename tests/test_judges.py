@@ -178,7 +178,8 @@ def test_the_rules_are_had_by_name():
     assert isinstance(judges.get("rules", "nowhere"), RuleJudge)
 
 
-@pytest.mark.parametrize("name", ["", "gpt-4o", "server:", "local", "rules:x", "Rules"])
+@pytest.mark.parametrize("name", ["", "gpt-4o", "server:", "local", "rules:x", "Rules", "guard:x",
+                                  "guard:x+y", "guard:+rules"])
 def test_a_judge_that_there_is_none_of_is_refused_with_the_known_ones(name, tmp_path):
     with pytest.raises(ValueError, match=r"known: rules, local:MODEL .* server:MODEL"):
         judges.get(name, tmp_path)
