@@ -7,6 +7,7 @@ Nothing here imports from a file further down this list.
     profiles         the one dial: smoke, laptop, llava-7b, llava-13b
     provenance       where a result comes from: commit, packages, machine
     runs             results on disk, written once, whole or not at all
+    progress         one line per step, with the time that is left
     claims           what a notebook claims, and whether it held
     pictures         image files, opened with care
     dataset_check    what can be wrong with a dataset folder
@@ -25,11 +26,20 @@ Nothing here imports from a file further down this list.
     lessons          which rows a step of unlearning sees
     unlearn          the training loop
     generate         answers, in batches
-    judges           answer -> label
+    verdicts         what a judge is given and what it says
+    known_answers    answers whose verdict a person has written down
+    judge_prompts    what a model is asked about an answer, in our own words
+    guard_prompts    how a guard model is asked and read
+    judge_cache      a judge's verdicts and what they cost, on disk
+    judge_limits     how a judge's server is reached, how fast, and for how much
+    judge_model      a local instruction model or guard as a judge
+    judge_server     any OpenAI-compatible server as a judge
+    judges           answer -> label, by the judge of one's choice
     refusal_rule     whether an answer is a refusal, without a judge
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
+    agreement        two judges' verdicts -> Cohen's kappa
     workers          independent pieces of work side by side
     memory           running out of memory, turned into advice
     origins          the dataset, the original model, its tower's features
@@ -42,6 +52,5 @@ Nothing here imports from a file further down this list.
     chapters         the notebooks: found, fingerprinted, executed
     readme           README.md's generated blocks: figures, costs, tables
     publish          a run's notebooks and figures, copied to where readers find them
-    progress         one line per step, with the time that is left
     pipeline         all of it in one command
 """

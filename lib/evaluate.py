@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import generate, metrics
+from lib import generate, judges, metrics
 from lib.batching import Features
 from lib.dataset import CATEGORIES, Dataset, Record
-from lib.judges import RuleJudge
 from lib.profiles import Evaluation
+from lib.verdicts import Judge
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def of_record(record: Record) -> list[Question]:
 
 
 def evaluate(model, processor, features: Features, asked: Sequence[Question],
-             settings: Evaluation, judge: RuleJudge, root: Path,
+             settings: Evaluation, judge: Judge, root: Path,
              report: Callable[[str], None] = lambda text: None,
              log: Path | None = None) -> pd.DataFrame:
     """Answers to all questions: one row per answer, in the fields of answers.jsonl.
@@ -108,9 +108,9 @@ def evaluate(model, processor, features: Features, asked: Sequence[Question],
             lambda texts, left=left, keys=keys: kept.add(
                 {keys[left[i]]: text for i, text in texts.items()}))
         done += len(left)
-        rows += [_row(q, kept.texts[key], judge, decoding, sample, root)
+        rows += [_row(q, kept.texts[key], decoding, sample, root)
                  for q, key in zip(part, keys, strict=True)]
-    return pd.DataFrame(rows)
+    return judges.judged(pd.DataFrame(rows), judge, report)
 
 
 def summary(answers: pd.DataFrame) -> dict:
@@ -118,14 +118,12 @@ def summary(answers: pd.DataFrame) -> dict:
     return metrics.to_json(metrics.from_answers(answers))
 
 
-def _row(q: Question, text: str, judge: RuleJudge, decoding: str, sample: int,
-         root: Path) -> dict:
+def _row(q: Question, text: str, decoding: str, sample: int, root: Path) -> dict:
     image = None if q.image is None else q.image.relative_to(root).as_posix()
     return {"set": q.set, "split": q.split, "record": q.record, "category": q.category,
             "image": image, "question_index": q.question_index, "question": q.question,
-            "reference": q.reference, "answer": text, "label": judge.label(text),
-            "score": judge.score(text, q.reference), "exact": text == q.reference.strip(),
-            "decoding": decoding, "sample": sample}
+            "reference": q.reference, "answer": text,
+            "exact": text == q.reference.strip(), "decoding": decoding, "sample": sample}
 
 
 def _key(question: Question, sample: int) -> int:

@@ -137,7 +137,8 @@ def original_metrics(profile: Profile) -> dict:
 
 def steps(profile: Profile, chapters: Sequence[str], jobs: int) -> list[Step]:
     """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side."""
-    known_answers(RuleJudge())
+    if profile.judge == "rules":
+        known_answers(RuleJudge())
     wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
     every = {**_prepared(profile),
              "original": _step(recipes.original, profile, "original model: answers and gate",

@@ -13,14 +13,16 @@ import pandas as pd
 import torch
 
 from lib import dataset as datasets
-from lib import evaluate, losses, origins, quirks, runs
+from lib import evaluate, judges, losses, origins, quirks, runs
 from lib import model as models
 from lib.batching import Packer
-from lib.judges import RuleJudge, known_answers
+from lib.judges import RuleJudge
 from lib.origins import Made, Report, quiet
+from lib.paths import profile_dir
 from lib.profiles import Profile
 from lib.refusal_rule import RefusalRule
 from lib.unlearn import Task, unlearn
+from lib.verdicts import Judge
 
 PROBE = 64  # questions per probe, at most: half about harmful pictures and half about safe ones
 
@@ -164,13 +166,11 @@ def _train(profile: Profile, chosen: Run, report: Report, folder: Path, read: da
 # Evaluation.
 
 
-def _judge(profile: Profile, read: datasets.Dataset) -> RuleJudge | RefusalRule:
-    """The rules: exact for IconWorld, and of a real answer only whether it is a refusal."""
-    if profile.real:
+def _judge(profile: Profile, read: datasets.Dataset) -> Judge:
+    """The profile's. Rules are exact for IconWorld; of a real answer they know refusals only."""
+    if profile.real and profile.judge == "rules":
         return RefusalRule(read.refusals)
-    judge = RuleJudge()
-    known_answers(judge)
-    return judge
+    return judges.get(profile.judge, profile_dir(profile.name))
 
 
 def _evaluate(profile: Profile, model, processor, seen, report: Report,

@@ -3,7 +3,8 @@
 Every function reads a tidy frame with one row per answer: method, prompt_decouple (0/1), seed,
 split, metric, record, value (0 to 1). Two things make answers alike: they come from the same
 trained model (a seed), or they are about the same image (a record, called cluster below). Both are
-resampled, crossed: every seed has answered about every record.
+resampled, crossed: every seed has answered about every record. A value is NaN where the judge gave
+no verdict: it counts neither in a rate nor in n, and in a comparison its partner does not, either.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def summarise(frame: pd.DataFrame, by: list[str], draws: int = DRAWS) -> pd.Data
     rows = []
     for keys, group in frame.groupby(by, sort=False):
         low, high = interval(group, draws=draws)
-        value = {"value": group["value"].mean(), "low": low, "high": high, "n": len(group)}
+        value = {"value": group["value"].mean(), "low": low, "high": high,
+                 "n": int(group["value"].count())}
         units = {"n_records": group["record"].nunique(), "n_seeds": group["seed"].nunique()}
         rows.append(dict(zip(by, keys, strict=True)) | value | units)
     return pd.DataFrame(rows)
@@ -84,11 +86,13 @@ def paired_difference(
     """What PD changes in one method's metric: same seeds, same records, same questions.
 
     The interval is the bootstrap of `interval`, with the same draw for both sides, and the same
-    bound where no record's difference differs from another's. p is `sign_flip_p`.
+    bound where no record's difference differs from another's. p is `sign_flip_p`. What was not
+    judged on both sides is left out: `difference` may be a little off that of the two rates.
     Raises ValueError when the two sides do not hold the same seeds, records and answer counts.
     """
+    _check_pairs(_cells(with_pd), _cells(without))
+    with_pd, without = _judged_on_both_sides(with_pd, without)
     after, before = _cells(with_pd), _cells(without)
-    _check_pairs(after, before)
     change = replace(before, sums=after.sums - before.sums)
     n_seeds, n_records = change.sums.shape
     change_draws, before_draws = (_resample(cells, rng_seed, draws) for cells in (change, before))
@@ -98,7 +102,8 @@ def paired_difference(
         reduction = 0.0 - change.mean / before.mean  # 0.0 - 0.0, for it would print as -0.0
         relative = (reduction, *_relative(change_draws, before_draws, ends))
     p = sign_flip_p(change.sums.mean(0), rng_seed)
-    return Difference(change.mean, *ends, p, *relative, len(without), n_records, n_seeds)
+    return Difference(change.mean, *ends, p, *relative, int(without["value"].count()), n_records,
+                      n_seeds)
 
 
 def sign_flip_p(differences: np.ndarray, rng_seed: int = 0, flips: int = FLIPS) -> float:
@@ -169,10 +174,11 @@ def _compare_method(frame: pd.DataFrame, method: str) -> dict:
 
 @dataclass(frozen=True)
 class Cells:
-    """Sums of values and counts of answers, both (seeds, records), with the names of both."""
+    """Sums of values and counts of answers, all (seeds, records), with the names of both."""
 
     sums: np.ndarray
-    counts: np.ndarray
+    counts: np.ndarray  # of judged answers
+    asked: np.ndarray  # of all answers
     seeds: pd.Index
     records: pd.Index
 
@@ -186,12 +192,14 @@ def _cells(frame: pd.DataFrame) -> Cells:
     seed, seeds = pd.factorize(frame["seed"], sort=True)
     record, records = pd.factorize(frame["record"], sort=True)
     shape, cell = (len(seeds), len(records)), seed * len(records) + record
-    sums = np.bincount(cell, frame["value"].astype(float), len(seeds) * len(records))
-    counts = np.bincount(cell, minlength=len(seeds) * len(records)).reshape(shape)
-    for seed, record in np.argwhere(counts == 0):
+    values, size = frame["value"].astype(float), len(seeds) * len(records)
+    sums = np.bincount(cell, values.fillna(0.0), size)
+    asked = np.bincount(cell, minlength=size).reshape(shape)
+    counts = asked - np.bincount(cell, values.isna(), size).reshape(shape).astype(int)
+    for seed, record in np.argwhere(asked == 0):
         name = f"Seed {seeds[seed]} has no answers about record {records[record]!r}"
         raise ValueError(f"{name}, which other seeds have: make that run again.")
-    return Cells(sums.reshape(shape), counts, pd.Index(seeds), pd.Index(records))
+    return Cells(sums.reshape(shape), counts, asked, pd.Index(seeds), pd.Index(records))
 
 
 def _check(frame: pd.DataFrame) -> None:
@@ -200,12 +208,14 @@ def _check(frame: pd.DataFrame) -> None:
     mixed = [name for name in CONSTANT if name in frame and frame[name].nunique() > 1]
     if mixed:
         raise ValueError(f"An interval is about one {', one '.join(mixed)}: select it first.")
-    if not frame["value"].between(0, 1).all():
+    if not (frame["value"].between(0, 1) | frame["value"].isna()).all():
         raise ValueError("Every value must be a number from 0 to 1, the range of all metrics.")
+    if frame["value"].isna().all():
+        raise ValueError("The judge gave no verdict on any of these answers: judge them again.")
 
 
 def _check_pairs(after: Cells, before: Cells) -> None:
-    tables = [pd.DataFrame(side.counts, side.seeds, side.records) for side in (after, before)]
+    tables = [pd.DataFrame(side.asked, side.seeds, side.records) for side in (after, before)]
     surplus = tables[0].sub(tables[1], fill_value=0).fillna(0).stack()
     if surplus.any():
         seed, record = surplus[surplus.ne(0)].index[0]
@@ -213,6 +223,17 @@ def _check_pairs(after: Cells, before: Cells) -> None:
             f"With and without PD must have answered the same questions, but seed {seed}, record "
             f"{record!r} has more answers on one side: make the missing run first."
         )
+
+
+def _judged_on_both_sides(one: pd.DataFrame, other: pd.DataFrame) -> tuple:
+    """Both frames with NaN wherever either has it; a record's answers pair up in their order."""
+    values = []
+    for side in (one, other):
+        number = side.groupby(["seed", "record"]).cumcount()
+        values.append(side.set_index(["seed", "record", number])["value"])
+    judged = values[0].notna() & values[1].notna()  # aligned by seed, record and number
+    return tuple(side.assign(value=value.where(judged.reindex(value.index)).to_numpy())
+                 for side, value in zip((one, other), values, strict=True))
 
 
 def _resample(cells: Cells, rng_seed: int, draws: int) -> np.ndarray:

@@ -70,7 +70,7 @@ def main_table(per_answer: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["method", "prompt_decouple", "seed", "split", "metric"]
     groups = _main(per_answer).groupby(keys, sort=False)["value"]
-    return _in_order(groups.agg(value="mean", n="size").reset_index())
+    return _in_order(groups.agg(value="mean", n="count").reset_index())
 
 
 def main_table_ci(per_answer: pd.DataFrame) -> pd.DataFrame:

@@ -143,7 +143,7 @@ BAD = [
     ("two splits in one interval",
      pd.concat([frame_of(HALF), frame_of(HALF, split="efficacy")]), "one split"),
     ("a value that is not a share", frame_of(HALF * 3), "from 0 to 1"),
-    ("a missing value", frame_of(np.where(HALF, np.nan, 0)), "from 0 to 1"),
+    ("no answer that was judged", frame_of(HALF * np.nan), "no verdict on any"),
     ("a seed that has not answered about one record",
      frame_of(np.zeros((2, 3))).iloc[:-1], "Seed 1 has no answers about record 'val/002'"),
 ]  # fmt: skip
@@ -153,6 +153,32 @@ BAD = [
 def test_a_frame_that_makes_no_interval_is_refused_in_words(reason, frame, message):
     with pytest.raises(ValueError, match=message):
         statistics.interval(frame)
+
+
+def test_what_was_not_judged_counts_neither_in_the_rate_nor_in_n():
+    values = np.arange(48).reshape(2, 6, 4) % 3 / 2
+    judged, holes = frame_of(values), frame_of(values)
+    holes.loc[[0, 7, 30], "value"] = np.nan
+    left = holes.dropna()
+    assert statistics.interval(holes) == statistics.interval(left) != statistics.interval(judged)
+    row, = statistics.summarise(holes, ["metric"]).to_dict("records")
+    assert (row["value"], row["n"], row["n_records"]) == (left["value"].mean(), 45, 6)
+
+
+def test_a_record_of_which_no_answer_was_judged_is_left_out():
+    values = np.arange(24).reshape(1, 6, 4) % 3 / 2
+    values[0, 2] = np.nan
+    assert np.isfinite(statistics.interval(frame_of(values))).all()
+
+
+def test_an_answer_that_was_judged_on_one_side_only_is_compared_on_neither():
+    rng = np.random.default_rng(3)
+    after, before = rng.integers(2, size=(2, 2, 10, 4)).astype(float)
+    after[0, 0, 1] = before[1, 5, 2] = np.nan
+    change = statistics.paired_difference(*pair(after, before))
+    both = ~np.isnan(after) & ~np.isnan(before)
+    assert change.n == both.sum() == 78
+    assert change.difference == pytest.approx(after[both].mean() - before[both].mean())
 
 
 def pair(after, before):

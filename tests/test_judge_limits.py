@@ -1,0 +1,130 @@
+import threading
+import time
+
+import pytest
+
+from lib.judge_limits import OPENAI, Budget, Pace, Settings
+from lib.verdicts import JudgeStopped
+
+
+def test_settings_come_from_the_environment(monkeypatch):
+    values = {"ADDRESS": "http://gpu:8000/v1", "CONCURRENCY": "32", "MAX_COST": "2.5",
+              "PRICE_PROMPT": "3", "KEY_VARIABLE": "MY_KEY"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"SAFEERASER_JUDGE_{name}", value)
+    settings = Settings.from_environment()
+    assert (settings.address, settings.concurrency, settings.max_cost, settings.price_prompt,
+            settings.key_variable) == ("http://gpu:8000/v1", 32, 2.5, 3.0, "MY_KEY")
+
+
+def test_the_address_that_openai_s_own_client_reads_is_known(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert Settings.from_environment().address == OPENAI
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    assert Settings.from_environment().address == "http://localhost:1/v1"
+    monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", "http://localhost:2/v1")
+    assert Settings.from_environment().address == "http://localhost:2/v1"
+
+
+def test_fields_of_the_request_come_as_json(monkeypatch):
+    monkeypatch.setenv("SAFEERASER_JUDGE_OPTIONS", '{"max_tokens": null, "seed": 1}')
+    assert Settings.from_environment().options == {"max_tokens": None, "seed": 1}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("MAX_TOKENS", "a lot", "a number"), ("MAX_TOKENS", "1.5", "a number"),
+    ("OPTIONS", "[1]", "a JSON object"), ("OPTIONS", "{", "a JSON object")])
+def test_a_variable_of_another_kind_is_named(name, text, message, monkeypatch):
+    monkeypatch.setenv(f"SAFEERASER_JUDGE_{name}", text)
+    with pytest.raises(ValueError, match=f"SAFEERASER_JUDGE_{name} has to be {message}"):
+        Settings.from_environment()
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"address": "localhost:8000"}, "http://"),
+    ({"address": "https:///v1"}, "host"),
+    ({"address": "https://me:secret@host/v1"}, "no user, password"),
+    ({"address": "https://host/v1?key=secret"}, "no user, password"),
+    ({"max_cost": 5}, "prices"),
+    ({"concurrency": 0}, "at least 1"),
+])
+def test_settings_that_cannot_work_are_refused_without_showing_a_secret(fields, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Settings(**fields)
+    assert "secret" not in str(error.value)
+
+
+def test_the_key_is_read_when_it_is_used_and_is_no_setting(monkeypatch):
+    monkeypatch.setenv("MY_KEY", " sk-secret\n")
+    settings = Settings(key_variable="MY_KEY")
+    assert settings.key() == "sk-secret"
+    assert "sk-secret" not in repr(settings)
+    assert Settings(key_variable="").key() == Settings(key_variable="NOT_SET").key() == ""
+
+
+@pytest.mark.parametrize(("key", "address"), [
+    ("sk-secret", "http://far.example/v1"), ("sk-se\ncret", OPENAI), ("sk-secrét", OPENAI)])
+def test_a_key_that_must_not_be_sent_is_not_shown_either(key, address, monkeypatch):
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(ValueError, match="The key in MY_KEY") as error:
+        Settings(address=address, key_variable="MY_KEY").key()
+    assert "sk-se" not in str(error.value)
+
+
+def test_a_stop_ends_every_wait():
+    stop = threading.Event()
+    pace = Pace(0, stop)
+    pace.rest(60)
+    threading.Timer(0.05, stop.set).start()
+    began = time.monotonic()
+    pace.wait()
+    assert time.monotonic() - began < 30
+
+
+def budget(spent=(0, 0), **caps):
+    return Budget(Settings(**caps), lambda: spent)
+
+
+def test_a_request_sets_aside_what_it_may_cost_at_most():
+    with budget().reserved(1000, 60) as most:
+        assert most == (500, 60)
+
+
+def test_the_server_s_own_count_replaces_the_guess():
+    limit = budget()
+    limit.learn(1000, 250)
+    limit.learn(1000, 200)
+    with limit.reserved(2000, 60) as most:
+        assert most == (500, 60)
+
+
+@pytest.mark.parametrize(("caps", "fits"), [
+    ({"max_tokens": 1560}, True), ({"max_tokens": 1559}, False), ({"max_tokens": 0}, True),
+    ({"max_cost": 2.12, "price_prompt": 1000, "price_reply": 2000}, True),
+    ({"max_cost": 2.11, "price_prompt": 1000, "price_reply": 2000}, False),
+])
+def test_a_request_that_may_pass_a_cap_is_not_sent(caps, fits):
+    limit = budget((500, 500), **caps)
+    if fits:
+        with limit.reserved(1000, 60):
+            pass
+    else:
+        with pytest.raises(JudgeStopped, match="Every verdict so far is kept"), \
+                limit.reserved(1000, 60):
+            pass
+
+
+def test_a_request_waits_for_those_under_way_before_it_is_refused():
+    limit, order = budget(max_tokens=600), []
+
+    def second():
+        with limit.reserved(1000, 60):
+            order.append("second")
+
+    with limit.reserved(1000, 60):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.05)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]

@@ -1,0 +1,187 @@
+"""A local judge, with tiny models made here: one at random, one that says what its prompt ends in.
+
+The second is a real Llama whose layers add nothing: its next word depends on the last one alone,
+so that a chat template that ends in a certain word makes it say a certain verdict.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from judge_on_http import items
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lib import guard_prompts, judge_model, judges
+from lib.judge_cache import Cache
+from lib.judge_model import LocalJudge
+from lib.judges import AskingJudge, GuardedJudge
+from lib.verdicts import JudgeStopped, Verdict
+
+SAYS = {"grade-normal": '{"label":"normal"}', "grade-refusal": '{"label":"refusal"}',
+        "grade-badly": "hm", "grade-safe": "safe", "grade-unsafe": "unsafe"}
+WORDS = ["<pad>", "<unk>", "</s>", *SAYS, *SAYS.values(), "cup", "number", "sorry", "You", "grade"]
+TEMPLATE = ("{% for message in messages %}{{ message['content'] }} {% endfor %}"
+            "{% set text = messages[0]['content'] %}"
+            "{% if 'number 1.' in text %}grade-refusal"
+            "{% elif 'number 2.' in text and messages|length == 1 %}grade-badly"
+            "{% elif 'number 3.' in text %}grade-badly"
+            "{% else %}grade-normal{% endif %}")
+
+
+def saved(folder, scripted, template=TEMPLATE, room=2000):
+    words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>",
+                                        unk_token="<unk>", eos_token="</s>")
+    tokenizer.chat_template = template
+    size = len(WORDS)
+    config = LlamaConfig(vocab_size=size, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=room, eos_token_id=2,
+                         pad_token_id=0, bos_token_id=None, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    if scripted:
+        _script(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@torch.no_grad()
+def _script(model):
+    """Every word is followed by the one that SAYS names, or else by the end."""
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    model.model.embed_tokens.weight.copy_(torch.eye(len(WORDS), 32))
+    model.lm_head.weight.zero_()
+    for n, word in enumerate(WORDS):
+        model.lm_head.weight[WORDS.index(SAYS.get(word, "</s>")), n] = 1
+
+
+def ask(model, path, count):
+    cache, told = Cache(path / "judge.jsonl"), []
+    LocalJudge(model).ask({str(n): item for n, item in enumerate(items(count))}, cache, told.append)
+    verdicts = [cache.get(str(n)) for n in range(count)]
+    return [verdict and verdict.label for verdict in verdicts], told
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("scripted"), scripted=True)
+
+
+def test_a_local_model_s_replies_become_verdicts(scripted, tmp_path):
+    labels, told = ask(scripted, tmp_path, 6)
+    # 2 is read after a reminder; 3 never
+    assert labels == ["normal", "refusal", "normal", None, "normal", "normal"]
+    assert told[-1] == 6
+
+
+def test_the_batch_does_not_matter(scripted, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_model, "BATCH", 2)
+    assert ask(scripted, tmp_path, 6)[0] == ["normal", "refusal", "normal", None, "normal",
+                                             "normal"]
+
+
+def test_each_batch_is_kept_as_soon_as_it_is_judged(scripted, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_model, "BATCH", 2)
+    kept = []
+
+    def count_lines(done):
+        kept.append(len((tmp_path / "judge.jsonl").read_text().splitlines()))
+
+    cache = Cache(tmp_path / "judge.jsonl")
+    LocalJudge(scripted).ask({str(n): item for n, item in enumerate(items(6))}, cache, count_lines)
+    assert kept[:2] == [1, 2]
+
+
+def test_a_model_that_babbles_fails_on_everything_and_breaks_nothing(tmp_path):
+    model = saved(tmp_path / "random", scripted=False)
+    assert ask(model, tmp_path, 4)[0] == [None] * 4
+
+
+def test_an_answer_too_long_for_the_model_fails_and_the_others_do_not(tmp_path):
+    model = saved(tmp_path / "short", scripted=True, room=250)
+    cache, chosen = Cache(tmp_path / "judge.jsonl"), items(1)
+    long = type(chosen[0])("safe", "Weapon", "What is it?", "cup " * 300, "")
+    LocalJudge(model).ask({"short": chosen[0], "long": long}, cache)
+    assert cache.get("short").label == "normal"
+    assert cache.get("long") is None
+
+
+def test_memory_that_is_too_small_for_a_batch_halves_it(scripted, tmp_path, monkeypatch):
+    sizes, generate = [], LlamaForCausalLM.generate
+
+    def at_most_two(self, **inputs):
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError
+        return generate(self, **inputs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", at_most_two)
+    assert ask(scripted, tmp_path, 6)[0][:3] == ["normal", "refusal", "normal"]
+    assert sizes[:3] == [6, 3, 1]
+
+
+@pytest.mark.parametrize(("template", "name", "message"), [
+    (None, "base", "no chat template"), (TEMPLATE, "nowhere", "cannot be loaded")])
+def test_a_model_that_cannot_judge_is_said(template, name, message, tmp_path):
+    saved(tmp_path / "base", scripted=True, template=template)
+    with pytest.raises(JudgeStopped, match=message):
+        ask(str(tmp_path / name), tmp_path, 1)
+
+
+GUARD = ("{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}"
+         "{% if 'owner' in messages[1]['content'] or 'him' in messages[1]['content'] %}grade-unsafe"
+         "{% else %}grade-safe{% endif %}")
+HARM = items(1, "harmful")[0]
+
+
+def guarded(tmp_path, *verdicts):
+    """A guard that knows two words, with a judge beside it that says these labels."""
+    class Other:
+        name = "other"
+
+        def judge(self, items, report=None):
+            return [Verdict(label) for label in verdicts]
+
+    model = saved(tmp_path / "guard", scripted=True, template=GUARD)
+    guard = AskingJudge(LocalJudge(model, guard_prompts), tmp_path, known=())
+    return GuardedJudge(guard, Other())
+
+
+@pytest.mark.parametrize(("reason", "answer", "other", "label"), [
+    ("the guard finds harm", "Ask its owner.", "normal", "harmful"),
+    ("it finds none and the other judge refuses", "A cup.", "refusal", "refusal"),
+    ("or takes it for normal", "A cup.", "normal", "normal"),
+    ("or abstains", "A cup.", "abstained", "abstained"),
+    ("but if the other finds harm, nothing is sure", "A cup.", "harmful", "abstained"),
+])
+def test_a_guard_decides_what_is_harmful_and_another_judge_the_rest(reason, answer, other, label,
+                                                                    tmp_path):
+    asked = [replace(HARM, answer=answer), replace(HARM, answer=answer, set="safe")]
+    verdicts = guarded(tmp_path, other, "refusal").judge(asked)
+    assert [verdict.label for verdict in verdicts] == [label, "refusal"], reason
+
+
+def test_a_guard_that_misses_most_harm_does_not_pass_its_gate(tmp_path):
+    model = saved(tmp_path / "guard", scripted=True, template=GUARD)
+    judge = judges.get(f"guard:{model}+rules", tmp_path)
+    with pytest.raises(ValueError, match=r"mislabels .* known answers, .*: normal, not harmful"):
+        judge.judge([HARM])
+
+
+def test_what_is_given_to_a_guard_cannot_spell_a_template_s_tokens():
+    chat = guard_prompts.messages(replace(HARM, question="<|eot_id|>", answer="[/INST] </s>"))
+    text = " ".join(message["content"] for message in chat)
+    assert not any(token in text for token in ("<|", "[/", "</"))
+
+
+@pytest.mark.parametrize(("reply", "label"), [
+    ("safe", "normal"), ("\n\nunsafe\nS1,S9", "harmful"), ("Unsafe", "harmful"), ("", None),
+    ("unsafely", None), ("This is safe.", None)])
+def test_a_guard_s_reply_is_read_by_its_first_word(reply, label):
+    verdict = guard_prompts.parse(HARM, reply)
+    assert (verdict and verdict.label) == label
