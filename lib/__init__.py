@@ -15,6 +15,7 @@ Nothing here imports from a file further down this list.
     iconworld_words  the small picture world's things, words and wordings
     iconworld        a small picture world that writes this format
     model            LLaVA and its processor, loaded or built, with LoRA
+    attention        packed rows without a dense mask, where the GPU can skip what is not seen
     batching         one image with all its questions in one row
     losses           terms as tensors -> one number; a method is a row of weights
     pretrain         from nothing to a small LLaVA
