@@ -5,6 +5,9 @@ Nothing here imports from a file further down this list.
     environment      what a Python lacks of what pyproject.toml asks for
     paths            where things are
     profiles         the one dial: smoke, laptop, llava-7b, llava-13b
+    gpus             memory and speed of GPUs, by name or as found here
+    shapes           the sizes of a LLaVA, and how many parameters are where
+    arithmetic       tokens -> FLOPs and bytes of training and generation
     provenance       where a result comes from: commit, packages, machine
     runs             results on disk, written once, whole or not at all
     claims           what a notebook claims, and whether it held
@@ -27,6 +30,8 @@ Nothing here imports from a file further down this list.
     statistics       rates -> intervals and paired differences
     workers          independent pieces of work side by side
     experiments      every run that the chapters need, as steps in the run store
+    workload         a real profile's training rows and answers, counted or assumed
+    costs            what every step of a real profile costs, and what does not fit
     tables           tidy frame -> CSV, Markdown, LaTeX
     plot_parts       what the figures share: colours, bars, axes
     plots            tidy frame -> figure
