@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import chapters, claims, paths, profiles
+from lib import chapters, claims, gpus, paths, profiles
 from lib.progress import Progress, minutes_in_words
 from lib.publish import publish
 
@@ -74,6 +74,15 @@ def show(plan: Plan) -> None:
         print(f"  {'there already' if there else minutes_in_words(minutes):>13}  {name}")
     left = sum(minutes for _, minutes, there in lines if not there)
     print(f"In all: {minutes_in_words(left)}." if left else "Nothing to do.", flush=True)
+
+
+def fits(options: argparse.Namespace) -> bool:
+    """Print what a real profile costs on the GPU; False: it does not fit, and is not to start."""
+    from lib.costs import costs
+
+    expected = costs(options.profile, options.gpu or gpus.found())
+    print(expected, flush=True)
+    return options.list or not expected.problems
 
 
 def run(plan: Plan) -> list[str]:
@@ -154,10 +163,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", default=PUBLISHED_PROFILE)
     parser.add_argument("--only")
     parser.add_argument("--jobs", default=str(min(cores(), MOST_JOBS)))
+    parser.add_argument("--gpu")
     for flag in ("--list", "--fresh", "--publish", "--test"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
     options.profile = profiles.get(options.profile)
+    options.gpu = gpus.named(options.gpu) if options.gpu else None
     options.notebooks = [] if options.test else chapters.choose(options.only)
     if not (options.jobs.isdecimal() and int(options.jobs) > 0):
         raise ValueError(f"--jobs {options.jobs}: give a whole number from 1 up, the runs that go "
@@ -190,6 +201,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         plan = make_plan(options.profile, options.notebooks, options.jobs)
         show(plan)
+        if options.profile.real and not fits(options):
+            return 2
         if options.list:
             return 0
         (folder / FAILURE).unlink(missing_ok=True)

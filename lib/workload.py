@@ -84,6 +84,17 @@ def step_rows(row: Mapping[str, float], images: int, queries: int | None, image_
     return found + [_row(0, texts[i : i + 6], assumed) for i in range(0, len(texts), 6)]
 
 
+def rows_of(batch, image_token: int) -> list[Row]:
+    """The rows of a `batching.Batch`, counted from its tensors."""
+    lengths, found = iter(batch.answers.bincount().tolist()), []
+    for ids, segments in zip(batch.input_ids, batch.segments, strict=True):
+        own = segments[segments > 0].bincount()[1:].tolist()
+        questions = tuple((tokens - answer + 1, answer)
+                          for tokens, answer in zip(own, lengths, strict=False))
+        found.append(Row(int((segments == 0).sum()), questions, bool((ids == image_token).any())))
+    return found
+
+
 def _row(image_tokens: int, answers: Sequence[int], assumed: Assumed) -> Row:
     return Row(assumed.prefix + image_tokens,
                tuple((assumed.question, answer) for answer in answers), image_tokens > 0)
