@@ -164,10 +164,10 @@ def test_features_take_as_many_bytes_as_real_ones():
 def test_generation_flops_are_those_that_torch_counts():
     torch.manual_seed(0)
     config = LlavaConfig(
-        CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=2, image_size=64, patch_size=32),
-        LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=88, num_hidden_layers=3,
-                    num_attention_heads=2), image_token_index=3)
+        vision_config=CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                       num_attention_heads=2, image_size=64, patch_size=32),
+        text_config=LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=88,
+                                num_hidden_layers=3, num_attention_heads=2), image_token_index=3)
     model = LlavaForConditionalGeneration(config).eval()
     model.set_attn_implementation("eager")
     shape, prompt, new = shapes.from_config(config), 9, 4

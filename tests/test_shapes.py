@@ -10,18 +10,18 @@ from lib.shapes import RELEASED
 # What config.json of the released 13B says beside LlamaConfig's defaults, which are the 7B's.
 WIDER = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,
          "num_attention_heads": 40, "num_key_value_heads": 40}
+TOWER = CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
+                         num_attention_heads=16, image_size=336, patch_size=14)
+SMALL = (CLIPVisionConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+                          num_attention_heads=2, image_size=64, patch_size=16),
+         LlamaConfig(vocab_size=99, hidden_size=64, intermediate_size=160, num_hidden_layers=2,
+                     num_attention_heads=4, num_key_value_heads=2))
 CONFIGS = {
-    "llava-1.5-7b": LlavaConfig(CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
-        image_size=336, patch_size=14), LlamaConfig(vocab_size=32064)),
-    "llava-1.5-13b": LlavaConfig(CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
-        image_size=336, patch_size=14), LlamaConfig(vocab_size=32064, **WIDER)),
-    "grouped heads, CLS kept": LlavaConfig(CLIPVisionConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2,
-        image_size=64, patch_size=16), LlamaConfig(
-            vocab_size=99, hidden_size=64, intermediate_size=160, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2), vision_feature_select_strategy="full"),
+    "llava-1.5-7b": LlavaConfig(vision_config=TOWER, text_config=LlamaConfig(vocab_size=32064)),
+    "llava-1.5-13b": LlavaConfig(vision_config=TOWER,
+                                 text_config=LlamaConfig(vocab_size=32064, **WIDER)),
+    "grouped heads, CLS kept": LlavaConfig(vision_config=SMALL[0], text_config=SMALL[1],
+                                           vision_feature_select_strategy="full"),
 }
 
 

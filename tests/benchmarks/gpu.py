@@ -92,22 +92,26 @@ class Bench:
 def build(shape: shapes.Shape) -> tuple:
     """(LLaVA of this shape, made on the device itself, and a processor of made-up words)."""
     tokenizer = word_tokenizer(WORDS)
+    vision = CLIPVisionConfig(
+        hidden_size=shape.tower_hidden, num_hidden_layers=shape.tower_layers,
+        intermediate_size=shape.tower_intermediate,
+        num_attention_heads=shape.tower_hidden // 64 or 1, image_size=shape.image_size,
+        patch_size=shape.patch_size)
+    text = LlamaConfig(
+        vocab_size=shape.vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.key_value_heads,
+        max_position_embeddings=4096, intermediate_size=shape.intermediate,
+        pad_token_id=tokenizer.pad_token_id)
     config = LlavaConfig(
-        CLIPVisionConfig(hidden_size=shape.tower_hidden, num_hidden_layers=shape.tower_layers,
-                         intermediate_size=shape.tower_intermediate,
-                         num_attention_heads=shape.tower_hidden // 64 or 1,
-                         image_size=shape.image_size, patch_size=shape.patch_size),
-        LlamaConfig(vocab_size=shape.vocabulary, hidden_size=shape.hidden,
-                    num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-                    num_key_value_heads=shape.key_value_heads, max_position_embeddings=4096,
-                    intermediate_size=shape.intermediate, pad_token_id=tokenizer.pad_token_id),
+        vision_config=vision, text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), tie_word_embeddings=False,
         vision_feature_layer=-2, vision_feature_select_strategy="default",
         image_seq_length=shape.image_tokens)
     size = {"height": shape.image_size, "width": shape.image_size}
     processor = LlavaProcessor(
-        CLIPImageProcessorPil(size=size, do_center_crop=False), tokenizer, shape.patch_size,
-        "default", CHAT_TEMPLATE, num_additional_image_tokens=1)
+        CLIPImageProcessorPil(size=size, do_center_crop=False), tokenizer,
+        patch_size=shape.patch_size, vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE, num_additional_image_tokens=1)
     torch.set_default_dtype(DTYPE)
     with torch.device(DEVICE):
         model = LlavaForConditionalGeneration(config).eval().requires_grad_(False)
@@ -264,8 +268,8 @@ def way(bench: Bench) -> tuple[int, bool]:
     room = bench.gpu.memory * GIB * bench.assumed.usable
     for checkpointing in (False, True):
         for lot in range(len(bench.groups), 3, -1):
-            if max(map(lambda rows: predicted_bytes(bench, rows, checkpointing),  # noqa: C417
-                       rows_by_lot(bench, lot))) < room:
+            if all(predicted_bytes(bench, rows, checkpointing) < room
+                   for rows in rows_by_lot(bench, lot)):
                 return lot, checkpointing
     return 1, True
 
@@ -280,21 +284,29 @@ def use_blocks(bench: Bench) -> str:
     """Turn FlexAttention on if it works here; why not, if it does not."""
     if not CUDA:
         return "a CPU takes no gradients through FlexAttention"
-    batch = bench.packer.pack(bench.groups[:2])
-    batch = batch.to(DEVICE)
-    with torch.no_grad():
-        dense = answer_logits(bench.model, batch).float().log_softmax(-1)
-    attention.skip_blocks(bench.model)
     try:
-        blocks = answer_logits(bench.model, batch).float().log_softmax(-1)
-        blocks.mean().backward()
+        differ = max(blocks_against_dense(bench, rows) for rows in (2, 3, 5))  # other lengths
     except Exception as error:
         llava(bench.model).set_attn_implementation({"text_config": "sdpa"})
         return f"FlexAttention failed, dense mask used: {type(error).__name__}: {error}"[:500]
-    bench.model.zero_grad(set_to_none=True)
-    print(f"FlexAttention: log-probabilities differ from the dense mask's by at most "
-          f"{(blocks - dense).abs().max():.3f} (bf16)")
+    finally:
+        bench.model.zero_grad(set_to_none=True)
+    attention.skip_blocks(bench.model)
+    print(f"FlexAttention: log-probabilities differ from the dense mask's by at most {differ:.3f} "
+          "(bf16)")
     return ""
+
+
+def blocks_against_dense(bench: Bench, rows: int) -> float:
+    """The largest difference of a log-probability; gradients through the blocks are taken, too."""
+    batch = bench.packer.pack(bench.groups[:rows])
+    llava(bench.model).set_attn_implementation({"text_config": "sdpa"})
+    with torch.no_grad():
+        dense = answer_logits(bench.model, batch).float().log_softmax(-1)
+    attention.skip_blocks(bench.model)
+    blocks = answer_logits(bench.model, batch).float().log_softmax(-1)
+    blocks.mean().backward()
+    return (blocks - dense).abs().max().item()
 
 
 def training(bench: Bench) -> list[Result]:
@@ -400,8 +412,10 @@ def bench_of(name: str, tiny: bool) -> Bench:
     model = add_lora(model, profile.unlearning)
     packer = Packer(model, processor, RandomFeatures(shape))
     groups = step_groups(2 if tiny else profile.unlearning.images, 4, assumed)
-    settings = replace(profile.evaluation, batch=4 if tiny else 64,
-                       max_new_tokens=3 if tiny else 128)
+    new = 3 if tiny else 128
+    settings = replace(profile.evaluation, max_new_tokens=new, batch=4 if tiny else next(
+        n for n in (64, 32, 16, 8, 4, 2, 1) if n == 1 or arithmetic.generation_bytes(
+            shape, n, shape.image_tokens + 40, new) < 0.8 * gpu.memory * GIB))
     return Bench(shape, gpu, model, packer, groups, assumed, 0.1 if tiny else 15, rate, small,
                  settings)
 
