@@ -136,10 +136,14 @@ def optimizer_bytes(shape: Shape, rank: int, bytes: int = 2) -> int:
 
 
 def layer_bytes(shape: Shape, how: Training) -> int:
-    """What one language layer keeps of one token for its backward (checked by saved tensors)."""
+    """What one language layer keeps of one token for its backward (checked by saved tensors).
+
+    Through FlexAttention. With a dense mask each layer keeps that as well, in the model's numbers:
+    `bytes` for every pair of tokens of a padded row.
+    """
     h, kv, i, b = shape.hidden, shape.key_value, shape.intermediate, how.bytes
     norms = 2 * 4 * h + 2 * 4  # their inputs in float32, and one over the root mean square
-    attention = b * (2 * h + 2 * kv)  # queries, keys, values, and what comes out
+    attention = b * (2 * h + 2 * kv) + 4 * shape.heads  # queries, keys, values, result, log-sum
     mlp = b * 3 * i  # gate, its SiLU, up
     inputs = sum(inputs for inputs, _ in shape.linears.values())
     # Without dropout q, k, v share one input and gate, up another; o's is attention's.

@@ -67,8 +67,7 @@ def test_forward_flops_are_those_that_torch_counts(counted):
     shape, rows, batch, model = counted
     with FlopCounterMode(display=False) as counter:
         answer_logits(model, batch)
-    rope = rotation_flops(batch, shape)
-    extra = dense(shape, rows, batch) + sum(padding(shape, rows, batch)) + rope
+    extra = dense(shape, rows, batch) + sum(padding(shape, rows, batch))
     assert counter.get_total_flops() == arithmetic.forward_flops(shape, rows, RANK) + extra
 
 
@@ -80,11 +79,6 @@ def test_backward_flops_are_those_that_torch_counts(counted):
     frozen, lora = padding(shape, rows, batch)
     extra = 2 * dense(shape, rows, batch) + frozen + 2 * lora
     assert counter.get_total_flops() == arithmetic.backward_flops(shape, rows, RANK) + extra
-
-
-def rotation_flops(batch, shape):
-    """transformers computes each row's angles by a matrix product: frequencies times positions."""
-    return 2 * batch.input_ids.numel() * (shape.hidden // shape.heads // 2)
 
 
 def test_packing_needs_fewer_flops_than_rows_of_their_own():
@@ -113,9 +107,11 @@ def test_what_a_layer_keeps_for_its_backward_is_what_autograd_saves(groups, dtyp
     seen = torch.zeros(shape.image_tokens, SIZES.hidden, dtype=dtype)
     batch = Packer(model, processor, lambda image: seen).pack(groups)
     how = Training(RANK, dropout > 0, dtype.itemsize, mask_bytes=dtype.itemsize)
-    saved = saved_by_layers(model, batch)
-    expected = shape.layers * batch.input_ids.numel() * arithmetic.layer_bytes(shape, how)
-    assert saved == pytest.approx(expected, rel=0.05)
+    rows, length = batch.input_ids.shape
+    angles = 2 * rows * length * shape.hidden // shape.heads * dtype.itemsize  # once for all layers
+    dense_mask = shape.layers * rows * length**2 * dtype.itemsize
+    assert saved_by_layers(model, batch) == (
+        shape.layers * rows * length * arithmetic.layer_bytes(shape, how) + angles + dense_mask)
 
 
 def set_dropout(model, share):
@@ -177,8 +173,7 @@ def test_generation_flops_are_those_that_torch_counts():
     reading, writing = arithmetic.generation_flops(shape, prompt, new)
     no_picture = 2 * sum(shape.projector_linears) * shape.image_tokens
     unseen = prompt * prompt - prompt * (prompt + 1) // 2  # eager computes what no token sees
-    rotation = 2 * (prompt + new - 1) * (shape.hidden // shape.heads // 2)
-    assert counter.get_total_flops() == (reading + writing - no_picture + rotation
+    assert counter.get_total_flops() == (reading + writing - no_picture
                                          + 4 * shape.hidden * shape.layers * unseen)
 
 

@@ -42,11 +42,12 @@ def test_what_is_advised_when_memory_is_short_does_fit(profile, gpu):
 def test_four_bits_are_advised_only_where_nothing_else_fits():
     plenty = replace(LLAVA_7B.runtime, gradient_checkpointing=False, micro_batch=None)
     unlike = replace(LLAVA_7B, runtime=plenty)
-    on_40, on_16 = (costs.costs(unlike, replace(KNOWN["l4"], memory=memory)).problems
-                    for memory in (39.4, 15.5))
-    assert "four_bit" not in on_40[0]
-    assert "gradient_checkpointing=True" in on_40[0]
-    assert "four_bit=True" in on_16[0]
+    on_40, on_22, on_15 = (costs.costs(unlike, replace(KNOWN["l4"], memory=memory)).problems[0]
+                           for memory in (39.4, 22.0, 15.5))
+    assert "micro_batch=1 in" in on_40
+    assert "gradient_checkpointing=True" in on_22
+    assert "four_bit" not in on_40 + on_22
+    assert "four_bit=True" in on_15
 
 
 def test_a_gpu_that_is_too_small_for_anything_is_told_so():

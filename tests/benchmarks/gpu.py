@@ -52,7 +52,7 @@ from lib.model import CHAT_TEMPLATE, IMAGE_TOKEN, add_lora, llava, word_tokenize
 from lib.profiles import LLAVA_7B, LLAVA_13B, Evaluation
 from lib.workload import Assumed, rows_of
 
-TINY = shapes.Shape("tiny", 64, 2, 4, 4, 128, 512, 32, 2, 64, 56, 14, True)
+TINY = shapes.Shape("tiny", 64, 2, 4, 4, 128, 1024, 32, 2, 64, 56, 14, True)
 WORDS = [f"w{number}" for number in range(400)]
 METHOD = "gd"  # the longest rows: harmful answers, retain answers and PD
 CUDA = torch.cuda.is_available()
