@@ -9,6 +9,7 @@
 #     --only NN[,NN]       these chapters, with what they need
 #     --jobs N             so many runs side by side
 #     --list               show the plan, what it costs and what is there already; do nothing
+#     --gpu NAME           with --list: costs on this GPU, such as h100, instead of the one here
 #     --fresh              remove the profile's results first
 #     --publish            after a full run, copy its notebooks to notebooks/, figures to figures/
 #   ./reproduce.sh --test  run the tests instead

@@ -5,6 +5,9 @@ Nothing here imports from a file further down this list.
     environment      what a Python lacks of what pyproject.toml asks for
     paths            where things are
     profiles         the one dial: smoke, laptop, llava-7b, llava-13b
+    gpus             memory and speed of GPUs, by name or as found here
+    shapes           the sizes of a LLaVA, and how many parameters are where
+    arithmetic       tokens -> FLOPs and bytes of training and generation
     provenance       where a result comes from: commit, packages, machine
     runs             results on disk, written once, whole or not at all
     progress         one line per step, with the time that is left
@@ -18,6 +21,7 @@ Nothing here imports from a file further down this list.
     iconworld        a small picture world that writes this format
     sources          where a model or dataset comes from: a folder, or the hub
     model            LLaVA and its processor, loaded or built, with LoRA
+    attention        packed rows without a dense mask, where the GPU can skip what is not seen
     batching         one image with all its questions in one row
     features         the tower's features of a dataset, on disk
     losses           terms as tensors -> one number; a method is a row of weights
@@ -45,6 +49,8 @@ Nothing here imports from a file further down this list.
     origins          the dataset, the original model, its tower's features
     recipes          its answers, and the result of every unlearning run
     experiments      every run that the chapters need, as steps in the run store
+    workload         a real profile's training rows and answers, counted or assumed
+    costs            what every step of a real profile costs, and what does not fit
     tables           tidy frame -> CSV, Markdown, LaTeX
     plot_parts       what the figures share: colours, bars, axes
     plots            tidy frame -> figure

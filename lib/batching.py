@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from lib import attention
 from lib.model import llava, tower_features
 from lib.pictures import open_image
 
@@ -53,6 +55,7 @@ class Batch:
     places: Tensor  # [answer tokens]: where in the flat [rows * length] it is predicted from
     answers: Tensor  # [answer tokens]: which answer each token belongs to
     terms: tuple[str, ...]  # by answer
+    documents: Tensor | None = None  # [rows, length]: the row that a token of a joined row is from
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
@@ -67,7 +70,26 @@ class Batch:
         earlier = order[:, None] >= order[None, :]
         # Padding sees itself: a row of the mask without any True would give NaN.
         visible = (theirs == mine) | (theirs == 0) & (mine > 0)
+        if self.documents is not None:
+            visible &= self.documents[:, :, None] == self.documents[:, None, :]
         return (visible & earlier)[:, None]
+
+    def joined(self) -> "Batch":
+        """All rows end to end in one, for attention that skips what is not seen.
+
+        No row is padded to the longest; only the whole is, to a full block of attention.
+        """
+        kept = self.segments >= 0
+        rows = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept)
+        filler = -int(kept.sum()) % attention.BLOCK
+
+        def line(values: Tensor, fill: int) -> Tensor:
+            return functional.pad(values[kept], (0, filler), value=fill)[None]
+
+        moved = kept.flatten().cumsum(0) - 1  # a place among all -> its place among the kept
+        return replace(self, input_ids=line(self.input_ids, int(self.targets[0])),
+                       position_ids=line(self.position_ids, 0), segments=line(self.segments, -1),
+                       documents=line(rows, -1), places=moved[self.places])
 
 
 class Packer:
@@ -215,13 +237,16 @@ def _padded(lists: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
 
 def answer_logits(model, batch: Batch) -> Tensor:
     """Logits at the answers' tokens only, in one forward: [answer tokens, vocabulary]."""
-    whole = llava(model)
+    whole, blocks = llava(model), attention.skips_blocks(model)
+    if blocks:
+        batch = batch.joined()
+    mask = attention.block_mask(batch.segments, batch.documents) if blocks else batch.mask()
     embeds = whole.get_input_embeddings()(batch.input_ids)
     if batch.features is not None:
         seen = whole.model.multi_modal_projector(batch.features)
         at_image = (batch.input_ids == whole.config.image_token_id)[..., None]
         embeds = embeds.masked_scatter(at_image, seen.to(embeds.dtype))
     hidden = whole.model.language_model(
-        inputs_embeds=embeds, attention_mask=batch.mask(), position_ids=batch.position_ids,
+        inputs_embeds=embeds, attention_mask=mask, position_ids=batch.position_ids,
         use_cache=False).last_hidden_state
     return whole.lm_head(hidden.flatten(0, 1)[batch.places])

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import chapters, claims, paths, profiles
+from lib import chapters, claims, gpus, paths, profiles
 from lib.progress import Progress, minutes_in_words
 from lib.publish import publish
 
@@ -76,6 +76,15 @@ def show(plan: Plan) -> None:
         print(f"  {'there already' if there else minutes_in_words(minutes):>13}  {name}")
     left = sum(minutes for _, minutes, there in lines if not there)
     print(f"In all: {minutes_in_words(left)}." if left else "Nothing to do.", flush=True)
+
+
+def fits(options: argparse.Namespace) -> bool:
+    """Print what a real profile costs on the GPU; False: it does not fit, and is not to start."""
+    from lib.costs import costs
+
+    expected = costs(options.profile, options.gpu or gpus.found())
+    print(expected, flush=True)
+    return options.list or not expected.problems
 
 
 def run(plan: Plan) -> list[str]:
@@ -160,6 +169,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model")
     parser.add_argument("--data")
     parser.add_argument("--jobs")
+    parser.add_argument("--gpu")
     for flag in ("--list", "--fresh", "--publish", "--test"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
@@ -168,6 +178,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         profiles.data_of(options.profile)
     if options.jobs is None:  # a real model fills its GPU
         options.jobs = "1" if options.profile.real else str(min(cores(), MOST_JOBS))
+    options.gpu = gpus.named(options.gpu) if options.gpu else None
     options.notebooks = [] if options.test else chapters.choose(options.only)
     if not (options.jobs.isdecimal() and int(options.jobs) > 0):
         raise ValueError(f"--jobs {options.jobs}: give a whole number from 1 up, the runs that go "
@@ -213,6 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         plan = make_plan(options.profile, options.notebooks, options.jobs)
         show(plan)
+        if options.profile.real and not fits(options):
+            return 2
         if options.list:
             return 0
         (folder / FAILURE).unlink(missing_ok=True)
