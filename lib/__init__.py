@@ -9,6 +9,7 @@ Nothing here imports from a file further down this list.
     runs             results on disk, written once, whole or not at all
     claims           what a notebook claims, and whether it held
     pictures         image files, opened with care
+    discretion       what may be shown of real data: no harmful picture, no harmful answer
     dataset_check    what can be wrong with a dataset folder
     dataset          SafeEraser's format: forget, retain and prompt-decouple sets
     dataset_export   the same sets through `datasets`, with a card
