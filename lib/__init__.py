@@ -4,7 +4,7 @@ Nothing here imports from a file further down this list.
 
     environment      what a Python lacks of what pyproject.toml asks for
     paths            where things are
-    profiles         the one dial: smoke, laptop
+    profiles         the one dial: smoke, laptop, llava-7b, llava-13b
     provenance       where a result comes from: commit, packages, machine
     runs             results on disk, written once, whole or not at all
     claims           what a notebook claims, and whether it held

@@ -5,7 +5,15 @@ from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, repla
 import pytest
 
 from lib import profiles
-from lib.profiles import LAPTOP, PROFILES, SMOKE
+from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES, SMOKE, Unlearning
+
+SMALL, REAL = (SMOKE, LAPTOP), (LLAVA_7B, LLAVA_13B)
+
+
+@pytest.fixture(autouse=True)
+def no_overrides(monkeypatch):
+    for name in ("SAFEERASER_MODEL", "SAFEERASER_DATA"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop"])
@@ -42,8 +50,8 @@ def test_a_profile_goes_to_other_processes_and_into_json(profile):
     assert profile.asdict() == asdict(profile)
 
 
-def test_only_the_smoke_profile_s_results_are_not_judged():
-    assert [name for name, profile in PROFILES.items() if not profile.strict] == ["smoke"]
+def test_only_the_laptop_s_results_are_judged_as_the_bounds_were_found_there():
+    assert [name for name, profile in PROFILES.items() if profile.strict] == ["laptop"]
 
 
 def test_every_judged_profile_has_at_least_three_seeds_and_three_samples():
@@ -66,6 +74,16 @@ OFFICIAL = [
     ("gradient's norm", LAPTOP.unlearning.clip, 1.0),
     ("temperature", LAPTOP.evaluation.temperature, 1.0),
     ("nucleus", LAPTOP.evaluation.top_p, 0.9),
+    *((f"{name} of {profile.name}", getattr(profile.unlearning, name), value)
+      for profile in REAL for name, value in {
+          "epochs": 10, "lr": 1e-4, "warmup": 0.06, "weight_decay": 0.01, "clip": 1.0,
+          "lora_rank": 32, "lora_alpha": 256, "lora_dropout": 0.05}.items()),
+    *((f"{name} of {profile.name}", getattr(profile.evaluation, name), value)
+      for profile in REAL for name, value in {
+          "samples": 3, "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 512}.items()),
+    ("pairs per step", LLAVA_7B.unlearning.images * LLAVA_7B.unlearning.queries, 1 * 2 * 16),
+    ("seed", LLAVA_7B.seeds, (233,)),
+    ("7B", LLAVA_7B.model, "llava-hf/llava-1.5-7b-hf"),
 ]
 
 
@@ -86,7 +104,7 @@ def test_smoke_walks_the_same_path_with_less_of_everything():
     assert SMOKE.gate == LAPTOP.gate
 
 
-@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
+@pytest.mark.parametrize("profile", SMALL, ids=lambda profile: profile.name)
 def test_a_profile_s_sizes_fit_together(profile):
     sizes, unlearning = profile.architecture, profile.unlearning
     assert sizes.hidden % sizes.heads == 0
@@ -96,3 +114,29 @@ def test_a_profile_s_sizes_fit_together(profile):
     assert all(weight > 0 and weight != 1 for weight in profile.sweep_weights)
     assert profile.evaluation.train_records <= profile.world.train_per_category
     assert profile.pretraining.contrastive_batch <= profile.pretraining.pictures
+
+
+@pytest.mark.parametrize(("reason", "settings", "records", "steps"), [
+    ("steps are steps, however many records there are", Unlearning(steps=7), 2400, 7),
+    ("ten epochs of the paper's size", LLAVA_7B.unlearning, 2400, 3000),
+    ("a last step that is not full begins the next epoch", LLAVA_7B.unlearning, 12, 15),
+    ("half an epoch", Unlearning(epochs=0.5, images=2), 8, 2),
+])
+def test_epochs_say_how_many_steps_there_are(reason, settings, records, steps):
+    assert settings.steps_for(records) == steps, reason
+
+
+def test_a_real_profile_takes_the_model_and_data_that_are_given(monkeypatch):
+    assert profiles.get("llava-7b") == LLAVA_7B
+    monkeypatch.setenv("SAFEERASER_MODEL", "/from/environment")
+    monkeypatch.setenv("SAFEERASER_DATA", "somebody/data")
+    both = profiles.get("llava-13b")
+    assert (both.model, both.data) == ("/from/environment", "somebody/data")
+    given = profiles.get("llava-7b", "/a/model", "/a/folder")
+    assert (given.model, given.data) == ("/a/model", "/a/folder")
+    assert profiles.get("laptop") is LAPTOP, "what is set for the others is not for this one"
+
+
+def test_a_small_profile_refuses_a_model_and_names_those_that_take_one():
+    with pytest.raises(ValueError, match=r"--model and --data are for llava-7b, llava-13b"):
+        profiles.get("laptop", data="/a/folder")
