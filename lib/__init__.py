@@ -7,6 +7,7 @@ Nothing here imports from a file further down this list.
     profiles         the one dial: smoke, laptop, llava-7b, llava-13b
     provenance       where a result comes from: commit, packages, machine
     runs             results on disk, written once, whole or not at all
+    journal          what was said so far, for an evaluation that was killed
     claims           what a notebook claims, and whether it held
     pictures         image files, opened with care
     discretion       what may be shown of real data: no harmful picture, no harmful answer
@@ -16,13 +17,16 @@ Nothing here imports from a file further down this list.
     iconworld_words  the small picture world's things, words and wordings
     iconworld        a small picture world that writes this format
     model            LLaVA and its processor, loaded or built, with LoRA
+    merged           a model with its adapter merged, for other programs
     batching         one image with all its questions in one row
     losses           terms as tensors -> one number; a method is a row of weights
     pretrain         from nothing to a small LLaVA
     unlearn          the training loop
     generate         answers, in batches
+    vllm_engine      the same answers by vLLM (an extra)
     judges           answer -> label
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity
+    harness          specificity by seven public benchmarks (an extra)
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
     workers          independent pieces of work side by side
@@ -32,6 +36,7 @@ Nothing here imports from a file further down this list.
     plots            tidy frame -> figure
     gallery          picture, question, answer before, answer after
     chapters         the notebooks: found, fingerprinted, executed
+    leaks            harmful material of real data in what is to be published
     readme           README.md's generated blocks: figures, costs, tables
     publish          a run's notebooks and figures, copied to where readers find them
     progress         one line per step, with the time that is left

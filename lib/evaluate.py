@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from lib import generate, metrics
 from lib.batching import Features
 from lib.dataset import CATEGORIES, Dataset, Record
+from lib.journal import Journal
 from lib.judges import RuleJudge
 from lib.profiles import Evaluation
 
@@ -58,24 +60,39 @@ def of_record(record: Record) -> list[Question]:
 
 def evaluate(model, processor, features: Features, asked: Sequence[Question],
              settings: Evaluation, judge: RuleJudge, root: Path,
-             report: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
+             report: Callable[[str], None] = lambda text: None, journal: Path | None = None,
+             say: Callable | None = None) -> pd.DataFrame:
     """Answers to all questions: one row per answer, in the fields of answers.jsonl.
 
     Greedy for every question, and `settings.samples` sampled ones for those about harmful
-    pictures. `root` is the dataset's folder: pictures are named relative to it.
+    pictures. `root` is the dataset's folder: pictures are named relative to it. What is answered
+    is added to the file `journal`, and what is there already is not asked again. `say` answers
+    instead of transformers: as `generate.answer` after its first three arguments.
     """
+    say, kept = say or partial(generate.answer, model, processor, features), Journal(journal)
     harmful = [question for question in asked if question.set == "harmful"]
     rounds = [(asked, "greedy", 0)] + [(harmful, "sampled", i) for i in range(settings.samples)]
     total, done, rows = sum(len(part) for part, _, _ in rounds), 0, []
     for part, decoding, sample in rounds:
-        queries = [generate.Query(q.image, q.question, _key(q, sample)) for q in part]
-        answers = generate.answer(
-            model, processor, features, queries, settings, decoding == "sampled",
-            lambda n, done=done: report(f"{done + n} of {total} answers"))
+        names = [f"{decoding} {sample} {q.set} {q.record} {q.question_index}" for q in part]
+        asking = [i for i, name in enumerate(names) if name not in kept.texts]
+        queries = [generate.Query(part[i].image, part[i].question, _key(part[i], sample))
+                   for i in asking]
         done += len(part)
-        rows += [_row(q, text, judge, decoding, sample, root)
-                 for q, text in zip(part, answers, strict=True)]
+        say(queries, settings, decoding == "sampled",
+            _counted(report, done - len(queries), total),
+            _kept(kept, [names[i] for i in asking]))
+        rows += [_row(q, kept.texts[name], judge, decoding, sample, root)
+                 for q, name in zip(part, names, strict=True)]
     return pd.DataFrame(rows)
+
+
+def _counted(report: Callable[[str], None], before: int, total: int) -> Callable[[int], None]:
+    return lambda n: report(f"{before + n} of {total} answers")
+
+
+def _kept(journal: Journal, names: Sequence[str]) -> Callable[[dict[int, str]], None]:
+    return lambda texts: journal.add({names[i]: text for i, text in texts.items()})
 
 
 def summary(answers: pd.DataFrame) -> dict:

@@ -6,6 +6,7 @@ depend on how many are at work.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -16,7 +17,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lib import dataset as datasets
-from lib import evaluate, iconworld, losses, metrics, pretrain, runs
+from lib import discretion, evaluate, iconworld, losses, metrics, pretrain, runs, vllm_engine
 from lib import model as models
 from lib.batching import Features, Packer
 from lib.judges import RuleJudge, known_answers
@@ -82,8 +83,14 @@ def sweep_runs(profile: Profile) -> list[Run]:
 
 
 def dataset(profile: Profile) -> datasets.Dataset:
-    """The profile's dataset; written first if it is not there."""
-    return _read(_make_dataset(profile))
+    """The profile's dataset; written first if it is not there.
+
+    Of real data this process shows nothing harmful from now on, unless it is told to.
+    """
+    read = _read(_make_dataset(profile))
+    if profile.data is not None:
+        discretion.guard(read)
+    return read
 
 
 @cache
@@ -236,7 +243,7 @@ def _vanilla(profile: Profile, report: Report = _quiet) -> _Made:
     def build(folder: Path) -> dict:
         torch.set_num_threads(BASE_THREADS)
         model, processor = models.load(_done(_base(profile)) / "model")
-        frame = _evaluate(profile, model, processor, Features(model, processor), report)
+        frame = _evaluate(profile, model, processor, Features(model, processor), folder, report)
         runs.write_jsonl(folder / "answers.jsonl", frame.to_dict("records"))
         found = evaluate.summary(frame)
         if profile.strict:
@@ -286,14 +293,17 @@ def _unlearn(profile: Profile, run: Run, report: Report, folder: Path) -> dict:
     read, (model, processor) = dataset(profile), models.load(_done(_base(profile)) / "model")
     packer = Packer(model, processor, _features(_base(profile).folder()))
     task = Task(run.row, run.seed, profile.unlearning)
-    probe = partial(_probe, profile, processor, packer.features, read)
-    model, history, probes = unlearn(model, packer, read, task, folder / "checkpoint", probe,
-                                     report)
-    model.save_pretrained(folder / "adapter")
-    for name, rows in (("history", history), ("probes", probes)):
-        runs.write_jsonl(folder / f"{name}.jsonl", [dict(sorted(row.items())) for row in rows])
+    if (folder / "probes.jsonl").exists():  # trained, and killed while it was evaluated
+        model = models.load_adapter(model, folder / "adapter")
+    else:
+        probe = partial(_probe, profile, processor, packer.features, read)
+        model, history, probes = unlearn(model, packer, read, task, folder / "checkpoint", probe,
+                                         report)
+        model.save_pretrained(folder / "adapter")
+        for name, rows in (("history", history), ("probes", probes)):  # probes are the last
+            runs.write_jsonl(folder / f"{name}.jsonl", [dict(sorted(row.items())) for row in rows])
     model.merge_adapter()  # the same weights in fewer matrices: generation takes half the time
-    frame = _evaluate(profile, model, processor, packer.features, report)
+    frame = _evaluate(profile, model, processor, packer.features, folder, report)
     runs.write_jsonl(folder / "answers.jsonl", frame.to_dict("records"))
     return evaluate.summary(frame)
 
@@ -304,13 +314,25 @@ def _features(base: Path) -> Features:
     return Features(*models.load(base / "model"))
 
 
-def _evaluate(profile: Profile, model, processor, features: Features,
+def _evaluate(profile: Profile, model, processor, features: Features, folder: Path,
               report: Report) -> pd.DataFrame:
+    """Every answer, judged; a killed evaluation goes on from what is in `folder/checkpoint`."""
+    checkpoint = folder / "checkpoint"
     judge, read = RuleJudge(), dataset(profile)
     known_answers(judge)
     asked = evaluate.questions(read, profile.evaluation.train_records)
-    return evaluate.evaluate(model, processor, features, asked, profile.evaluation, judge,
-                             read.root, report)
+    with _generator(profile, model, processor, checkpoint) as say:
+        return evaluate.evaluate(model, processor, features, asked, profile.evaluation, judge,
+                                 read.root, report, checkpoint / "answers.jsonl", say)
+
+
+def _generator(profile: Profile, model, processor, scratch: Path):
+    """A context that gives what answers; None is transformers."""
+    known = {"transformers": nullcontext,
+             "vllm": partial(vllm_engine.answerer, model, processor, scratch)}
+    if profile.generator not in known:
+        raise ValueError(f"There is no generator {profile.generator!r}; known: {', '.join(known)}.")
+    return known[profile.generator]()
 
 
 def _probe(profile: Profile, processor, features: Features, read: datasets.Dataset,

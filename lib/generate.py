@@ -24,11 +24,14 @@ class Query:
 
 
 def answer(model, processor, features: Features, queries: Sequence[Query], settings: Evaluation,
-           sampled: bool = False, report: Callable[[int], None] = lambda done: None) -> list[str]:
+           sampled: bool = False, report: Callable[[int], None] = lambda done: None,
+           keep: Callable[[dict[int, str]], None] = lambda texts: None) -> list[str]:
     """The model's answers to `queries`, in their order.
 
     Greedy, or one sample each (temperature and top-p of `settings`) whose randomness depends on the
-    query's key alone: not on the batch it happens to be in. `report` is told how many are done.
+    query's key alone: not on the batch it happens to be in. `report` is told how many are done,
+    `keep` gets every batch's answers by the query's place. Asked again without the queries of the
+    batches that were kept, the rest comes in the same batches as it would have.
     """
     tokenizer = processor.tokenizer
     features.add([query.image for query in queries if query.image is not None])
@@ -43,7 +46,9 @@ def answer(model, processor, features: Features, queries: Sequence[Query], setti
         keys = [queries[i].key for i in part] if sampled else None
         tokens = _generate(model, tokenizer, embeds, mask, keys, settings)
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        answers.update(zip(part, (text.strip() for text in texts), strict=True))
+        said = dict(zip(part, (text.strip() for text in texts), strict=True))
+        answers.update(said)
+        keep(said)
         report(len(answers))
     return [answers[i] for i in range(len(queries))]
 
