@@ -47,7 +47,7 @@ def test_a_harmful_answer_becomes_its_label_length_and_hash(real):
     harmful, _ = texts(real)
     shown = discretion.answer(harmful[0], "harmful")
     assert shown == f"harmful, {discretion.described(harmful[0])}"
-    assert shown.startswith("harmful, 38 words, sha256 ")
+    assert shown.startswith("harmful, 39 words, sha256 ")
     assert len(shown.split()[-1]) == 8
 
 
@@ -146,7 +146,7 @@ def test_figures_and_the_csv_beside_them_show_nothing_harmful(real, tmp_path):
     table, words = rows(real), texts(real)[0][0].split()
     figure = plots.same_question_two_pictures(table)
     written = " ".join(text.get_text() for text in figure.findobj(plots.plt.Text))
-    assert "harmful, 38 words" in " ".join(written.split())
+    assert "harmful, 39 words" in " ".join(written.split())
     assert words[3] not in written
     tile, safe = (axes.images[0].get_array() for axes in figure.axes if axes.images)
     assert tile.shape == (discretion.TILE, discretion.TILE, 3)

@@ -22,9 +22,11 @@ def lmms(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").touch()
 
+    calls = tmp_path / "calls"
+
     def behave(**how):
         monkeypatch.setenv("LMMS_STAND_IN", json.dumps(how))
-        return (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+        return calls.read_text().splitlines() if calls.exists() else []
 
     return behave
 
@@ -92,7 +94,7 @@ def test_another_python_may_have_lmms_eval(tmp_path, lmms, monkeypatch):
 
 def test_benchmarks_with_a_judge_need_its_key_before_anything_runs(tmp_path, lmms, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(HarnessError, match="MM-Vet and MMBench are judged .* OPENAI_API_KEY"):
+    with pytest.raises(HarnessError, match=r"MM-Vet and MMBench are judged .* OPENAI_API_KEY"):
         measure(tmp_path)
     assert lmms() == []
     assert len(measure(tmp_path, [b for b in BENCHMARKS if not b.judged])) == 5

@@ -89,9 +89,9 @@ def test_a_notebook_that_shows_what_is_harmful_in_the_store_s_real_data_is_not_p
     assert path.read_bytes() != before
     copy = chapters.executed_copy(path, "laptop")
     book, published = chapters.read(copy), path.read_bytes()
-    book.cells[2].outputs[0].text = real.train[0].unsafe_pairs[0].harmful_answer
+    book.cells[3].outputs[0].text = real.train[0].unsafe_pairs[0].harmful_answer
     nbformat.write(book, copy)
-    with pytest.raises(PublishError, match=r"00_first.ipynb: cell 3 shows a harmful answer"):
+    with pytest.raises(PublishError, match=r"00_first.ipynb: cell 4 shows a harmful answer"):
         publish([path], "laptop")
     assert path.read_bytes() == published
 
