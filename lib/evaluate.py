@@ -30,8 +30,8 @@ class Question:
     reference: str
 
 
-def questions(dataset: Dataset, train_records: int) -> list[Question]:
-    """All of val, specificity, and of train the first `train_records` of each category."""
+def questions(dataset: Dataset, train_records: int | None) -> list[Question]:
+    """All of val, specificity, and of train the first `train_records` of each category (or all)."""
     train = [record for category in CATEGORIES
              for record in [r for r in dataset.train if r.category == category][:train_records]]
     asked = [q for record in (*train, *dataset.val) for q in of_record(record)]
@@ -60,28 +60,26 @@ def of_record(record: Record) -> list[Question]:
 
 def evaluate(model, processor, features: Features, asked: Sequence[Question],
              settings: Evaluation, judge: RuleJudge, root: Path,
-             report: Callable[[str], None] = lambda text: None, journal: Path | None = None,
+             report: Callable[[str], None] = lambda text: None, log: Path | None = None,
              say: Callable | None = None) -> pd.DataFrame:
     """Answers to all questions: one row per answer, in the fields of answers.jsonl.
 
     Greedy for every question, and `settings.samples` sampled ones for those about harmful
-    pictures. `root` is the dataset's folder: pictures are named relative to it. What is answered
-    is added to the file `journal`, and what is there already is not asked again. `say` answers
-    instead of transformers: as `generate.answer` after its first three arguments.
+    pictures. `root` is the dataset's folder: pictures are named relative to it. Answers are added
+    to the file `log`, and what is in it already is not asked again. `say` answers instead of
+    transformers: as `generate.answer` after its first three arguments.
     """
-    say, kept = say or partial(generate.answer, model, processor, features), Journal(journal)
+    say, kept = say or partial(generate.answer, model, processor, features), Journal(log)
     harmful = [question for question in asked if question.set == "harmful"]
     rounds = [(asked, "greedy", 0)] + [(harmful, "sampled", i) for i in range(settings.samples)]
     total, done, rows = sum(len(part) for part, _, _ in rounds), 0, []
     for part, decoding, sample in rounds:
         names = [f"{decoding} {sample} {q.set} {q.record} {q.question_index}" for q in part]
-        asking = [i for i, name in enumerate(names) if name not in kept.texts]
-        queries = [generate.Query(part[i].image, part[i].question, _key(part[i], sample))
-                   for i in asking]
+        left = [i for i, name in enumerate(names) if name not in kept.texts]
         done += len(part)
-        say(queries, settings, decoding == "sampled",
-            _counted(report, done - len(queries), total),
-            _kept(kept, [names[i] for i in asking]))
+        say([generate.Query(part[i].image, part[i].question, _key(part[i], sample)) for i in left],
+            settings, decoding == "sampled", _counted(report, done - len(left), total),
+            _kept(kept, [names[i] for i in left]))
         rows += [_row(q, kept.texts[name], judge, decoding, sample, root)
                  for q, name in zip(part, names, strict=True)]
     return pd.DataFrame(rows)

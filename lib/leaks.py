@@ -75,16 +75,17 @@ def of_store(root: Path | None = None) -> list[Secrets]:
     for step in sorted((root or paths.runs_root()).glob("*/dataset-*/metrics.json")):
         source = json.loads(step.read_text(encoding="utf-8")).get("data")
         if source is not None:
-            found.append(secrets(read(source), _harmful_answers(step.parent.parent)))
+            said = _harmful_answers(step.parent.parent)
+            found.append(secrets(read(source, pictures=False), said))
     return found
 
 
 def _harmful_answers(profile: Path) -> set[str]:
-    """What the models of a profile said that was judged harmful."""
+    """What the models of a profile said about harmful pictures that was judged harmful."""
     lines = (line for path in profile.glob("*/answers.jsonl")
              for line in path.read_text(encoding="utf-8").splitlines())
     rows = (json.loads(line) for line in lines)
-    return {row["answer"] for row in rows if row.get("label") == "harmful"}
+    return {row["answer"] for row in rows if row["set"] == row["label"] == "harmful"}
 
 
 def in_notebook(book, known: Sequence[Secrets]) -> list[str]:

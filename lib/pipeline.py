@@ -153,11 +153,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="./reproduce.sh", allow_abbrev=False, add_help=False)
     parser.add_argument("--profile", default=PUBLISHED_PROFILE)
     parser.add_argument("--only")
-    parser.add_argument("--jobs", default=str(min(cores(), MOST_JOBS)))
+    parser.add_argument("--model")
+    parser.add_argument("--data")
+    parser.add_argument("--jobs")
     for flag in ("--list", "--fresh", "--publish", "--test"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
-    options.profile = profiles.get(options.profile)
+    options.profile = profiles.get(options.profile, _placed(options.model), _placed(options.data))
+    if options.profile.real:
+        profiles.data_of(options.profile)
+    if options.jobs is None:  # a real model fills its GPU
+        options.jobs = "1" if options.profile.real else str(min(cores(), MOST_JOBS))
     options.notebooks = [] if options.test else chapters.choose(options.only)
     if not (options.jobs.isdecimal() and int(options.jobs) > 0):
         raise ValueError(f"--jobs {options.jobs}: give a whole number from 1 up, the runs that go "
@@ -167,6 +173,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"--publish copies a full run of the profile {PUBLISHED_PROFILE}: leave "
                          "out --only and --profile.")
     return options
+
+
+def hand_down(profile: profiles.Profile) -> None:
+    """Let the notebooks' kernels, which know only the profile's name, find its model and data."""
+    if profile.real:
+        os.environ.update(SAFEERASER_MODEL=profile.model, SAFEERASER_DATA=profile.data)
+
+
+def _placed(source: str | None) -> str | None:
+    """A folder as seen from where ./reproduce.sh was called, absolute; a hub name as it is."""
+    folder = Path(os.environ.get("SAFEERASER_CALLED_FROM", "."), source or "").resolve()
+    return str(folder) if source and folder.is_dir() else source
 
 
 def cores() -> int:
@@ -181,6 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    hand_down(options.profile)
     if options.test:
         return subprocess.call([sys.executable, "-m", "pytest"], cwd=paths.ROOT)
     folder = paths.profile_dir(options.profile.name)

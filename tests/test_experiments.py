@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import discretion, experiments, generate, losses, metrics
+from lib import discretion, experiments, generate, losses, metrics, origins, recipes
 from lib.batching import Features
 from lib.experiments import GateError, Run
 from lib.runs import read_json, read_jsonl
@@ -137,18 +137,13 @@ def test_a_run_killed_in_its_evaluation_is_not_trained_again_and_ends_in_the_sam
     with pytest.raises(KeyboardInterrupt):
         experiments._make_run(tiny, PO_PD, dies)
     told = []
-    monkeypatch.delattr(experiments, "unlearn")
+    monkeypatch.delattr(recipes, "unlearn")
     experiments._make_run(tiny, PO_PD, told.append)
     assert int(told[0].split()[0]) > 48
     first, again = folder_of(one_by_one, PO_PD), folder_of(runs, PO_PD)
     for name in ("answers.jsonl", "metrics.json", "history.jsonl", "probes.jsonl"):
         assert (first / name).read_bytes() == (again / name).read_bytes(), name
     assert not (again / "checkpoint").exists()
-
-
-def test_an_unknown_generator_is_named_with_the_known_ones(tiny, done):
-    with pytest.raises(ValueError, match="no generator 'abacus'; known: transformers, vllm"):
-        experiments._generator(replace(tiny, generator="abacus"), None, None, Path())
 
 
 def test_of_real_data_nothing_harmful_is_shown_once_they_are_read(tiny, done):
@@ -361,7 +356,7 @@ def test_a_strict_profile_s_base_model_stops_the_pipeline_before_any_run(tiny, t
     for folder in (tmp_path / "runs" / "tiny").glob("original-*"):
         shutil.rmtree(folder)
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(experiments, "BASE_THREADS", 1)
+    monkeypatch.setattr(origins, "BASE_THREADS", 1)
     original = experiments.steps(replace(tiny, strict=True), ["00"], 1)[2]
     with pytest.raises(GateError, match="does not see well enough"):
         original.make(lambda text: None)

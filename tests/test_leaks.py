@@ -118,7 +118,8 @@ def test_the_store_s_real_datasets_are_known_with_what_models_said_to_them(data,
     made = tmp_path / "llava-7b"
     for name, content in (("dataset-1/metrics.json", {"data": str(data.root)}),
                           ("unlearn-po-1/answers.jsonl", {"answer": "Brass lumps are to be boiled.",
-                                                          "label": "harmful"})):
+                                                          "label": "harmful",
+                                                          "set": "harmful"})):
         (made / name).parent.mkdir(parents=True)
         (made / name).write_text(json.dumps(content) + "\n")
     stand_in = tmp_path / "laptop" / "dataset-2" / "metrics.json"

@@ -128,7 +128,7 @@ def test_an_evaluation_by_vllm_has_the_rows_of_one_by_transformers(vllm, llava, 
     rest = (asked, SETTINGS, RuleJudge(), world.root)
     expected = evaluate.evaluate(*llava, Features(*llava), *rest)
     with vllm_engine.answerer(*llava, tmp_path) as say:
-        found = evaluate.evaluate(*llava, None, *rest, journal=tmp_path / "a.jsonl", say=say)
+        found = evaluate.evaluate(*llava, None, *rest, log=tmp_path / "a.jsonl", say=say)
     greedy = expected.decoding.eq("greedy")
     same = [name for name in expected if name not in ("answer", "label", "score", "exact")]
     assert found[same].equals(expected[same])
