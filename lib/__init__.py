@@ -11,8 +11,10 @@ Nothing here imports from a file further down this list.
     provenance       where a result comes from: commit, packages, machine
     runs             results on disk, written once, whole or not at all
     progress         one line per step, with the time that is left
+    journal          what was said so far, for an evaluation that was killed
     claims           what a notebook claims, and whether it held
     pictures         image files, opened with care
+    discretion       what may be shown of real data: no harmful picture, no harmful answer
     dataset_check    what can be wrong with a dataset folder
     dataset          SafeEraser's format: forget, retain and prompt-decouple sets
     dataset_report   what was read, beside what the paper says
@@ -22,6 +24,7 @@ Nothing here imports from a file further down this list.
     sources          where a model or dataset comes from: a folder, or the hub
     model            LLaVA and its processor, loaded or built, with LoRA
     attention        packed rows without a dense mask, where the GPU can skip what is not seen
+    merged           a model with its adapter merged, for other programs
     batching         one image with all its questions in one row
     features         the tower's features of a dataset, on disk
     losses           terms as tensors -> one number; a method is a row of weights
@@ -30,6 +33,7 @@ Nothing here imports from a file further down this list.
     lessons          which rows a step of unlearning sees
     unlearn          the training loop
     generate         answers, in batches
+    vllm_engine      the same answers by vLLM (an extra)
     verdicts         what a judge is given and what it says
     known_answers    answers whose verdict a person has written down
     judge_prompts    what a model is asked about an answer, in our own words
@@ -41,6 +45,7 @@ Nothing here imports from a file further down this list.
     judges           answer -> label, by the judge of one's choice
     refusal_rule     whether an answer is a refusal, without a judge
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity
+    harness          specificity by seven public benchmarks (an extra)
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
     agreement        two judges' verdicts -> Cohen's kappa
@@ -56,6 +61,7 @@ Nothing here imports from a file further down this list.
     plots            tidy frame -> figure
     gallery          picture, question, answer before, answer after
     chapters         the notebooks: found, fingerprinted, executed
+    leaks            harmful material of real data in what is to be published
     readme           README.md's generated blocks: figures, costs, tables
     publish          a run's notebooks and figures, copied to where readers find them
     pipeline         all of it in one command

@@ -179,10 +179,15 @@ def pixels(processor, pictures: Sequence) -> Tensor:
 
 def prompt(processor, question: str, with_image: bool) -> str:
     """The chat template's text up to where the answer begins, one image token per feature."""
-    parts = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": parts}],
-                                         add_generation_prompt=True, tokenize=False)
+    text = prompt_for_one_image(processor, question, with_image)
     return text.replace(processor.image_token, processor.image_token * image_tokens(processor))
+
+
+def prompt_for_one_image(processor, question: str, with_image: bool) -> str:
+    """The same with one image token, as the chat template writes it."""
+    parts = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
+    return processor.apply_chat_template([{"role": "user", "content": parts}],
+                                         add_generation_prompt=True, tokenize=False)
 
 
 def encode(tokenizer, text: str) -> list[int]:

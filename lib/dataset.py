@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from lib.dataset_check import DatasetError, Found, Node, Problem, compare_pictures, read_file
+from lib.discretion import quoted
 from lib.pictures import PictureError, open_image
 
 __all__ = ["CATEGORIES", "SETS", "Dataset", "DatasetError", "Pair", "PictureError",
@@ -163,11 +164,11 @@ def _category(node: Node, shown: Node | None) -> str | None:
         if shown is None:
             return None  # the path cannot be used, which has been noted
         place, category = shown, PurePosixPath(shown.value.strip()).parent.name
-        what = f"is in no category's folder (but in {category!r}), and no category is given"
+        what = f"is in no category's folder (but in {quoted(category)!r}), and no category is given"
     else:
         place = node.member("category")
         category = place.text()
-        what = f"is the unknown category {category!r}"
+        what = f"is the unknown category {quoted(category)!r}"
     if category is not None and category not in CATEGORIES:
         place.note(what, f"use one of {', '.join(CATEGORIES)}")
     return category

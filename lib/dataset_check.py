@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 
+from lib.discretion import quoted
 from lib.pictures import PictureError, open_image
 
 MISSING = object()  # stands for a value that is not there, which has been noted already
@@ -118,7 +119,8 @@ class Node:
         if present:
             return replace(self, field=path + present[0], value=self.value[present[0]])
         node = replace(self, field=path + " or ".join(names), value=MISSING)
-        node.note(f"is missing (there: {', '.join(map(ascii, self.value)) or 'nothing'})", advice)
+        there = ", ".join(ascii(quoted(name)) for name in self.value) or "nothing"
+        node.note(f"is missing (there: {there})", advice)
         return node
 
     def items(self, what: str) -> list["Node"]:
@@ -153,14 +155,15 @@ class Node:
         if text is None:
             return None
         if text.startswith("/") or PureWindowsPath(text).drive:
-            self.note(f"is an absolute path ({text})", "write it relative to the dataset folder")
+            advice = "write it relative to the dataset folder"
+            self.note(f"is an absolute path ({quoted(text)})", advice)
         elif "\0" in text:
-            self.note(f"is no file name ({text!r})", "remove the zero character")
+            self.note(f"is no file name ({quoted(text)!r})", "remove the zero character")
         elif "\\" in text:
-            self.note(f"is written with backslashes ({text})", "write forward slashes")
+            self.note(f"is written with backslashes ({quoted(text)})", "write forward slashes")
         elif root not in (path := Path(os.path.realpath(root / text))).parents:
             advice = "copy the picture into the folder and write its path there"
-            self.note(f"leads out of the dataset folder ({text})", advice)
+            self.note(f"leads out of the dataset folder ({quoted(text)})", advice)
         else:
             return path
         return None
@@ -172,14 +175,14 @@ class Node:
             return None
         if not os.path.isfile(path):
             advice = "put the picture there, or remove the record"
-            self.note(f"names a missing file ({self.value})", advice)
+            self.note(f"names a missing file ({quoted(self.value)})", advice)
             return path
         if not self.found.opened:
             return path
         try:
             self.found.uses.append(Use(self, path, self.found.digest(path), role, split))
         except PictureError as error:
-            self.note(f"{self.value} {error.what}", error.advice)
+            self.note(f"{quoted(self.value)} {error.what}", error.advice)
         return path
 
 
@@ -219,7 +222,7 @@ def compare_pictures(found: Found) -> None:
             clashes.append((names[name], "differs only in its suffix from the picture"))
         for earlier, words in [clash for clash in clashes if clash[1]][:1]:
             advice = "use another picture, or remove one of the two records"
-            use.node.note(f"{use.node.value} {words} of {earlier.node.place}", advice)
+            use.node.note(f"{quoted(use.node.value)} {words} of {earlier.node.place}", advice)
         earlier_uses.setdefault((use.role, use.split), use)
         if use.role == "harmful":
             names.setdefault(name, use)

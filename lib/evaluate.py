@@ -1,9 +1,9 @@
 """A model -> answers.jsonl: every question of the evaluation, answered and judged."""
 
-import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from lib import generate, judges, metrics
 from lib.batching import Features
 from lib.dataset import CATEGORIES, Dataset, Record
+from lib.journal import Journal
 from lib.profiles import Evaluation
 from lib.verdicts import Judge
 
@@ -27,31 +28,6 @@ class Question:
     question_index: int
     question: str
     reference: str
-
-
-class AnswerLog:
-    """Answers as they come, one JSON line each, so that a killed evaluation goes on after the last.
-
-    Without a file they are kept in memory only.
-    """
-
-    def __init__(self, file: Path | None = None):
-        self.file, self.texts = file, {}
-        if file is None:
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-        whole = [line for line in file.read_bytes().splitlines(keepends=True)
-                 if line.endswith(b"\n")]
-        file.write_bytes(b"".join(whole))  # without a last line that was cut off
-        self.texts = {tuple(key): text for key, text in map(json.loads, whole)}
-
-    def add(self, texts: dict[tuple, str]) -> None:
-        """Keep answers by their keys."""
-        self.texts.update(texts)
-        if self.file is not None:
-            with self.file.open("a", encoding="utf-8") as out:
-                out.writelines(json.dumps([key, text]) + "\n" for key, text in texts.items())
 
 
 def questions(dataset: Dataset, train_records: int | None) -> list[Question]:
@@ -84,33 +60,37 @@ def of_record(record: Record) -> list[Question]:
 
 def evaluate(model, processor, features: Features, asked: Sequence[Question],
              settings: Evaluation, judge: Judge, root: Path,
-             report: Callable[[str], None] = lambda text: None,
-             log: Path | None = None) -> pd.DataFrame:
+             report: Callable[[str], None] = lambda text: None, log: Path | None = None,
+             say: Callable | None = None) -> pd.DataFrame:
     """Answers to all questions: one row per answer, in the fields of answers.jsonl.
 
     Greedy for every question, and `settings.samples` sampled ones for those about harmful
-    pictures. `root` is the dataset's folder: pictures are named relative to it. What is in the file
-    `log` is not asked again.
+    pictures. `root` is the dataset's folder: pictures are named relative to it. Answers are added
+    to the file `log`, and what is in it already is not asked again. `say` answers instead of
+    transformers: as `generate.answer` after its first three arguments.
     """
-    kept = AnswerLog(log)
+    say, kept = say or partial(generate.answer, model, processor, features), Journal(log)
     harmful = [question for question in asked if question.set == "harmful"]
     rounds = [(asked, "greedy", 0)] + [(harmful, "sampled", i) for i in range(settings.samples)]
     total, done, rows = sum(len(part) for part, _, _ in rounds), 0, []
     for part, decoding, sample in rounds:
-        keys = [(decoding, sample, q.set, q.record, q.question_index) for q in part]
-        left = [i for i, key in enumerate(keys) if key not in kept.texts]
-        done += len(part) - len(left)
-        generate.answer(
-            model, processor, features,
-            [generate.Query(part[i].image, part[i].question, _key(part[i], sample)) for i in left],
-            settings, decoding == "sampled",
-            lambda n, done=done: report(f"{done + n} of {total} answers"),
-            lambda texts, left=left, keys=keys: kept.add(
-                {keys[left[i]]: text for i, text in texts.items()}))
-        done += len(left)
-        rows += [_row(q, kept.texts[key], decoding, sample, root)
-                 for q, key in zip(part, keys, strict=True)]
+        names = [f"{decoding} {sample} {q.set} {q.record} {q.question_index}" for q in part]
+        left = [i for i, name in enumerate(names) if name not in kept.texts]
+        done += len(part)
+        say([generate.Query(part[i].image, part[i].question, _key(part[i], sample)) for i in left],
+            settings, decoding == "sampled", _counted(report, done - len(left), total),
+            _kept(kept, [names[i] for i in left]))
+        rows += [_row(q, kept.texts[name], decoding, sample, root)
+                 for q, name in zip(part, names, strict=True)]
     return judges.judged(pd.DataFrame(rows), judge, report)
+
+
+def _counted(report: Callable[[str], None], before: int, total: int) -> Callable[[int], None]:
+    return lambda n: report(f"{before + n} of {total} answers")
+
+
+def _kept(journal: Journal, names: Sequence[str]) -> Callable[[dict[int, str]], None]:
+    return lambda texts: journal.add({names[i]: text for i, text in texts.items()})
 
 
 def summary(answers: pd.DataFrame) -> dict:

@@ -13,7 +13,7 @@ from hashlib import sha256
 import pandas as pd
 
 from lib import dataset as datasets
-from lib import losses, metrics, origins, quirks, recipes, runs
+from lib import discretion, losses, metrics, origins, quirks, recipes, runs
 from lib import model as models
 from lib.judges import RuleJudge, known_answers
 from lib.origins import BASE_THREADS, Report, quiet
@@ -53,8 +53,14 @@ def sweep_runs(profile: Profile) -> list[Run]:
 
 
 def dataset(profile: Profile) -> datasets.Dataset:
-    """The profile's dataset; written, or a real one checked, first if that has not been done."""
-    return origins.read_dataset(profile)
+    """The profile's dataset; written, or a real one checked, first if that has not been done.
+
+    Of a real one this process shows nothing harmful from now on, unless it is told to.
+    """
+    read = origins.read_dataset(profile)
+    if profile.data is not None:
+        discretion.guard(read)
+    return read
 
 
 def load(profile: Profile, run: Run | None = None) -> tuple:

@@ -2,10 +2,10 @@
 
 What a model says is never trusted: every text is escaped, so that it can neither become a tag nor
 leave an attribute. Styles are inline: they suit light and dark pages and touch nothing else there.
+Of real data, harmful pictures and answers are not shown (`discretion`) unless `show_harmful`.
 """
 
 import base64
-import hashlib
 import html
 import io
 import os
@@ -17,6 +17,7 @@ import pandas as pd
 from IPython.display import HTML
 from PIL import Image
 
+from lib import discretion
 from lib.pictures import open_image
 from lib.plots import LABEL_COLOURS, run_name
 
@@ -40,24 +41,25 @@ class Gallery(HTML):
         return self.words
 
 
-def show(rows: Sequence[dict], hide: bool = False) -> HTML:
+def show(rows: Sequence[dict], show_harmful: bool = False) -> HTML:
     """A table of picture, question and one column per answer.
 
     Each row: `image` (PIL image, Path, or None for a text question), `question`, `answers` ({name:
     text}) and, if known, `labels` ({name: harmful, refusal ...}) and `alt` (what is to be seen).
-    Long texts are cut. `hide` (for real data) replaces answers by length and hash, drops pictures.
+    Long texts are cut.
     """
     for number, row in enumerate(rows, start=1):
         if missing := [field for field in ("image", "question", "answers") if field not in row]:
             raise ValueError(f"Row {number} of the gallery lacks {', '.join(missing)}.")
+    rows = [_discreet(row, show_harmful) for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row["answers"]))
     head = "".join(f'<th scope="col" style="{CELL}">{_safe(name)}</th>'
                    for name in ("picture", "question", *names))  # fmt: skip
-    body = "".join(_table_row(row, n, names, hide) for n, row in enumerate(rows, 1))
+    body = "".join(_table_row(row, n, names) for n, row in enumerate(rows, 1))
     table = f'<table style="{TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     # The class keeps JupyterLab from setting "$5 or $6" as a formula.
     page = f'<div class="mathjax_ignore" style="overflow-x:auto">{table}</div>'
-    return Gallery(page, "\n".join(_words(row, n, hide) for n, row in enumerate(rows, 1)))
+    return Gallery(page, "\n".join(_words(row, n) for n, row in enumerate(rows, 1)))
 
 
 def rows(answers: pd.DataFrame, root: Path) -> list[dict]:
@@ -80,7 +82,7 @@ def rows(answers: pd.DataFrame, root: Path) -> list[dict]:
 
 
 def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence[str],
-        fixed: tuple[str, str], hide: bool = False) -> widgets.VBox | HTML:
+        fixed: tuple[str, str], show_harmful: bool = False) -> widgets.VBox | HTML:
     """Lets the reader pick a picture and a question, and shows what every model answers.
 
     `pictures`: {name: file}; `fixed`: the (picture name, question) to begin with. In a run without
@@ -90,7 +92,7 @@ def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence
     if name not in pictures:
         raise ValueError(f"There is no picture {name!r} to begin with; there are {list(pictures)}.")
     if os.environ.get("SAFEERASER_HEADLESS") == "1":
-        return _ask_all(models, pictures, name, asked, hide)
+        return _ask_all(models, pictures, name, asked, show_harmful)
     wide, wordings = widgets.Layout(width="60em"), dict.fromkeys([asked, *questions])
     picture = widgets.Dropdown(description="Picture", options=[*pictures], value=name, layout=wide)
     question = widgets.Dropdown(description="Question", options=[*wordings], layout=wide)
@@ -99,7 +101,8 @@ def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence
     def clicked(_):
         button.disabled = True
         try:
-            answers.value = _ask_all(models, pictures, picture.value, question.value, hide).data
+            shown = _ask_all(models, pictures, picture.value, question.value, show_harmful)
+            answers.value = shown.data
         except Exception as error:  # which a widget would swallow
             answers.value = _safe(f"This cannot be shown ({type(error).__name__}): {error}")
         finally:
@@ -109,7 +112,7 @@ def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence
     return widgets.VBox([picture, question, button, answers])
 
 
-def _ask_all(models: dict, pictures: dict, name: str, question: str, hide: bool) -> HTML:
+def _ask_all(models: dict, pictures: dict, name: str, question: str, show_harmful: bool) -> HTML:
     answers, labels = {}, {}
     for model, answer in models.items():
         try:
@@ -118,45 +121,52 @@ def _ask_all(models: dict, pictures: dict, name: str, question: str, hide: bool)
             answers[model] = f"This model cannot answer ({type(error).__name__}): {error}"
             labels[model] = "error"
     asked = {"image": pictures[name], "question": question, "alt": name}
-    return show([asked | {"answers": answers, "labels": labels}], hide)
+    return show([asked | {"answers": answers, "labels": labels}], show_harmful)
 
 
-def _table_row(row: dict, number: int, names: list[str], hide: bool) -> str:
-    shown = [_picture(row, number, hide), _safe(_cut(row["question"]))]
-    shown += [_answer(row, name, hide) if name in row["answers"] else "not asked" for name in names]
+def _discreet(row: dict, show_harmful: bool) -> dict:
+    """The row with what may be shown of it, its picture opened."""
+    image, labels = discretion.picture(row["image"], show_harmful), row.get("labels", {})
+    said = {name: discretion.answer(text, labels.get(name), show_harmful)
+            for name, text in row["answers"].items()}
+    alt = row.get("alt") if image is row["image"] else "harmful picture, not shown"
+    if image is not None and not isinstance(image, Image.Image):
+        image = open_image(image)
+    return row | {"image": image, "answers": said, "alt": alt,
+                  "question": discretion.words(row["question"], show_harmful)}
+
+
+def _table_row(row: dict, number: int, names: list[str]) -> str:
+    shown = [_picture(row, number), _safe(_cut(row["question"]))]
+    shown += [_answer(row, name) if name in row["answers"] else "not asked" for name in names]
     return "<tr>" + "".join(f'<td style="{CELL}">{cell}</td>' for cell in shown) + "</tr>"
 
 
-def _picture(row: dict, number: int, hide: bool) -> str:
-    if hide or row["image"] is None:
-        return "hidden" if hide else "text only"
-    image = row["image"] if isinstance(row["image"], Image.Image) else open_image(row["image"])
-    image, file = image.convert("RGB"), io.BytesIO()  # a copy of the image
+def _picture(row: dict, number: int) -> str:
+    if row["image"] is None:
+        return "text only"
+    image, file = row["image"].convert("RGB"), io.BytesIO()  # a copy of the image
     image.thumbnail((SIDE, SIDE))  # a photo of full size would not fit into a notebook
     image.save(file, "PNG")
-    data, alt = base64.b64encode(file.getvalue()).decode(), row.get("alt") or f"picture {number}"
+    data, alt = base64.b64encode(file.getvalue()).decode(), row["alt"] or f"picture {number}"
     return (f'<img src="data:image/png;base64,{data}" width="{SIDE}" alt="{_safe(alt)}" '
             f'style="width:{SIDE}px;max-width:none;image-rendering:pixelated">')  # fmt: skip
 
 
-def _answer(row: dict, name: str, hide: bool) -> str:
-    label, text = _label_and_text(row, name, hide)
+def _answer(row: dict, name: str) -> str:
+    label, text = _label_and_text(row, name)
     look = f"{CHIP};background:{LABEL_COLOURS.get(label, '#DDD')}"
     return (f'<span style="{look}">{_safe(label)}</span><br>' if label else "") + _safe(text)
 
 
-def _words(row: dict, number: int, hide: bool) -> str:
-    said = [(name, *_label_and_text(row, name, hide)) for name in row["answers"]]
+def _words(row: dict, number: int) -> str:
+    said = [(name, *_label_and_text(row, name)) for name in row["answers"]]
     lines = [f"   {name}: {f'[{label}] ' if label else ''}{text}" for name, label, text in said]
     return "\n".join([f"{number}. {_cut(row['question'])}", *lines])
 
 
-def _label_and_text(row: dict, name: str, hide: bool) -> tuple[str, str]:
-    answer, label = str(row["answers"][name]), row.get("labels", {}).get(name) or ""
-    if hide and label != "error":
-        digest = hashlib.sha256(answer.encode(errors="replace")).hexdigest()[:12]
-        return label, f"{len(answer)} characters, sha256 {digest}"
-    return label, _cut(answer) or "(nothing)"
+def _label_and_text(row: dict, name: str) -> tuple[str, str]:
+    return row.get("labels", {}).get(name) or "", _cut(row["answers"][name]) or "(nothing)"
 
 
 def _cut(text: str) -> str:

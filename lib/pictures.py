@@ -31,7 +31,9 @@ def open_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 _check_header(path, image)
-                return ImageOps.exif_transpose(image).convert("RGB")
+                picture = ImageOps.exif_transpose(image).convert("RGB")
+                picture.info["path"] = str(path)  # `discretion` has to know what it is
+                return picture
     except PictureError:
         raise
     except FileNotFoundError:

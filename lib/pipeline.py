@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lib import chapters, claims, gpus, paths, profiles
 from lib.progress import Progress, minutes_in_words
-from lib.publish import publish
+from lib.publish import PublishError, publish
 
 NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
 MOST_JOBS = 8  # unless asked for: each takes up to 1 GB of memory
@@ -236,9 +236,19 @@ def main(arguments: list[str] | None = None) -> int:
     if options.publish and failures:
         print("Nothing is published, because not every notebook ran.")
     elif options.publish:
-        publish(plan.notebooks, options.profile.name)
-        print(f"Published to {paths.NOTEBOOKS} and {paths.PUBLISHED_FIGURES}.")
+        status = max(status, publish_all(plan))
     return status
+
+
+def publish_all(plan: Plan) -> int:
+    """Publish the plan's notebooks; 1 if they hold what may not be published."""
+    try:
+        publish(plan.notebooks, plan.profile.name)
+    except PublishError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"Published to {paths.NOTEBOOKS} and {paths.PUBLISHED_FIGURES}.")
+    return 0
 
 
 def fail(error: Exception, folder: Path) -> int:

@@ -24,6 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from lib import discretion
 from lib.runs import read_json, write_json
 
 # Here, not by the first figure: it is drawn inside an rc_context, at whose end the "interactive"
@@ -98,12 +99,13 @@ STYLE = {
 }
 
 
-def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str) -> None:
+def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str,
+         show_harmful: bool = False) -> None:
     """Writes name.png, name.svg and name.csv (what is plotted) and notes `alt` in alt.json.
 
-    `frame`: the plotted frame or rows; pictures in it are left out of the CSV. Two saves of one
-    figure are byte-identical. Several processes may save into one folder at the same time. The
-    figure stays open, so that a notebook shows it.
+    `frame`: the plotted frame or rows; pictures in it are left out of the CSV, and so is what
+    `discretion` does not show. Two saves of one figure are byte-identical. Several processes may
+    save into one folder at the same time. The figure stays open, so that a notebook shows it.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError(f"Figure name {name!r}: use lower-case letters, digits and _ only.")
@@ -116,6 +118,7 @@ def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str) -> None:
         fig.set_layout_engine("none")  # made again it would move by 1e-14 and change the SVG's ids
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Description": alt})
     table = pd.DataFrame(frame).drop(columns="image", errors="ignore")
+    table = discretion.frame(table, show_harmful)
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     _note_alt(folder / "alt.json", name, alt)
 
@@ -139,12 +142,17 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def figure(*columns: str) -> Callable:
-    """Decorates a figure function: its frame must have these columns; draws in the one style."""
+    """Decorates a figure function: its frame must have these columns; draws in the one style.
+
+    Every figure function then takes `show_harmful`, too: without it, it never sees what
+    `discretion` does not show.
+    """
 
     def decorate(draw: Callable) -> Callable:
         @wraps(draw)
-        def drawn(frame, *args, **kwargs) -> plt.Figure:
+        def drawn(frame, *args, show_harmful: bool = False, **kwargs) -> plt.Figure:
             frame = _checked(draw.__name__, pd.DataFrame(frame), columns)
+            frame = discretion.frame(frame, show_harmful)
             with mpl.rc_context(STYLE):
                 return draw(frame, *args, **kwargs)
 

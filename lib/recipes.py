@@ -5,6 +5,7 @@ before.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 
 from lib import dataset as datasets
-from lib import evaluate, judges, losses, origins, quirks, runs
+from lib import evaluate, judges, losses, origins, quirks, runs, vllm_engine
 from lib import model as models
 from lib.batching import Packer
 from lib.judges import RuleJudge
@@ -130,6 +131,8 @@ def _evaluation(profile: Profile) -> dict:
     if profile.real:
         del settings["batch"]
         settings["judge"] = profile.judge
+    if profile.generator != "transformers":
+        settings["generator"] = profile.generator
     return settings
 
 
@@ -175,12 +178,22 @@ def _judge(profile: Profile, read: datasets.Dataset) -> Judge:
 
 def _evaluate(profile: Profile, model, processor, seen, report: Report,
               folder: Path) -> pd.DataFrame:
-    """All answers. A real model's are kept one by one, and not asked again after a break."""
-    read = origins.read_dataset(profile)
+    """All answers, kept one by one: what was answered before a break is not asked again."""
+    read, checkpoint = origins.read_dataset(profile), folder / "checkpoint"
     asked = evaluate.questions(read, profile.evaluation.train_records)
-    log = folder / "checkpoint" / "answers.jsonl" if profile.real else None
-    return evaluate.evaluate(model, processor, seen, asked, profile.evaluation,
-                             _judge(profile, read), read.root, report, log)
+    with _generator(profile, model, processor, checkpoint) as say:
+        return evaluate.evaluate(model, processor, seen, asked, profile.evaluation,
+                                 _judge(profile, read), read.root, report,
+                                 checkpoint / "answers.jsonl", say)
+
+
+def _generator(profile: Profile, model, processor, scratch: Path):
+    """A context that gives what answers; None is transformers."""
+    known = {"transformers": nullcontext,
+             "vllm": partial(vllm_engine.answerer, model, processor, scratch)}
+    if profile.generator not in known:
+        raise ValueError(f"There is no generator {profile.generator!r}; known: {', '.join(known)}.")
+    return known[profile.generator]()
 
 
 def _probe(profile: Profile, processor, seen, read: datasets.Dataset, model) -> dict:

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -7,7 +10,9 @@ import pytest
 from lib import evaluate, metrics
 from lib.batching import Features
 from lib.dataset import CATEGORIES
+from lib.journal import Journal
 from lib.judges import RuleJudge
+from lib.paths import ROOT
 from lib.profiles import Evaluation
 
 FIELDS = ["set", "split", "record", "category", "image", "question_index", "question", "reference",
@@ -200,14 +205,6 @@ def test_a_killed_evaluation_asks_only_what_is_left(llava, world, asked, frame, 
     assert len(log.read_text().splitlines()) == len(frame)
 
 
-def test_answers_come_back_from_a_log_letter_by_letter(tmp_path):
-    file = tmp_path / "answers.jsonl"
-    texts = {("greedy", 0, "safe", "train/a", 0): "two\nlines \u2028 and \"quotes\"",
-             ("sampled", 1, "harmful", "train/\u00e4", 3): ""}
-    evaluate.AnswerLog(file).add(texts)
-    assert evaluate.AnswerLog(file).texts == texts
-
-
 # The summary.
 
 
@@ -237,3 +234,47 @@ def test_the_summary_s_numbers_are_those_counted_by_hand(frame):
                "sarr_degenerate": share("safe", {"degenerate"})}
     for name, value in by_hand.items():
         assert found["generality"][name]["value"] == pytest.approx(value), name
+
+
+# Killed and gone on with.
+
+
+def test_an_evaluation_that_is_killed_goes_on_answer_by_answer(base_folder, world, tmp_path):
+    def started(journal, out):
+        command = [sys.executable, "-m", "tests.killable_evaluation", base_folder, world.root,
+                   tmp_path / journal, tmp_path / out]
+        return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE,
+                                text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    whole, _ = started("whole.jsonl", "whole").communicate()
+    first = started("killed.jsonl", "killed")
+    for _ in range(3):
+        first.stdout.readline()
+    first.kill()
+    first.communicate()
+    kept = len(Journal(tmp_path / "killed.jsonl").texts)
+    total = int(whole.split()[-2])
+    assert 15 <= kept < total
+    rest, _ = started("killed.jsonl", "killed").communicate()
+    assert int(rest.split()[0]) > kept  # asked only what was not there
+    assert len(rest.splitlines()) < len(whole.splitlines()) - 1
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_another_generator_may_answer_and_what_is_kept_is_not_asked_again(world, asked, tmp_path):
+    def say(queries, settings, sampled, report, keep):
+        given.extend(queries)
+        keep({i: f"{query.question} {query.key}" for i, query in enumerate(queries)})
+
+    def answered_by_say():
+        return evaluate.evaluate(None, None, None, asked, SETTINGS, RuleJudge(), world.root,
+                                 log=tmp_path / "said.jsonl", say=say)
+
+    given = []
+    first, harmful = answered_by_say(), evaluate.only(asked, set="harmful")
+    assert len(given) == len(first) == len(asked) + 2 * len(harmful)
+    assert [q.question for q in given[: len(asked)]] == [q.question for q in asked]
+    assert first.answer.tolist() == [f"{query.question} {query.key}" for query in given]
+    given.clear()
+    pd.testing.assert_frame_equal(answered_by_say(), first)
+    assert given == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import experiments, generate, losses, metrics, origins
+from lib import discretion, experiments, generate, losses, metrics, origins, recipes
 from lib.batching import Features
 from lib.experiments import GateError, Run
 from lib.runs import read_json, read_jsonl
@@ -124,6 +124,36 @@ def test_a_run_whose_worker_was_killed_goes_on_to_the_same_bytes(killed, tiny, o
     assert read_json(folder_of(runs, PO_PD) / "manifest.json")["resumed"] is True
     steps = [text for text in told if "step" in text]
     assert "step 5 of 6" in steps[0], "it has to go on from the checkpoint at step 4"
+
+
+def test_a_run_killed_in_its_evaluation_is_not_trained_again_and_ends_in_the_same_bytes(
+        tiny, fresh_runs, one_by_one, monkeypatch):
+    def dies(text):
+        if text.endswith("answers") and int(text.split()[0]) > 40:
+            raise KeyboardInterrupt
+
+    runs = fresh_runs()
+    monkeypatch.setenv("SAFEERASER_RUNS", str(runs))
+    with pytest.raises(KeyboardInterrupt):
+        experiments._make_run(tiny, PO_PD, dies)
+    told = []
+    monkeypatch.delattr(recipes, "unlearn")
+    experiments._make_run(tiny, PO_PD, told.append)
+    assert int(told[0].split()[0]) > 48
+    first, again = folder_of(one_by_one, PO_PD), folder_of(runs, PO_PD)
+    for name in ("answers.jsonl", "metrics.json", "history.jsonl", "probes.jsonl"):
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
+    assert not (again / "checkpoint").exists()
+
+
+def test_of_real_data_nothing_harmful_is_shown_once_they_are_read(tiny, done):
+    harmful = experiments.dataset(tiny).train[0].unsafe_pairs[0].harmful_answer
+    assert discretion.answer(harmful) == harmful
+    experiments.dataset(replace(tiny, data="a folder"))
+    try:
+        assert discretion.answer(harmful).startswith("harmful, ")
+    finally:
+        discretion.guard(None)
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_finished(tiny, fresh_runs, one_by_one):

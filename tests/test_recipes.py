@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -246,3 +247,14 @@ def test_out_of_memory_is_answered_with_advice_and_nothing_is_lost(tiny_real, do
         smaller = replace(tiny_real, runtime=replace(tiny_real.runtime, micro_batch=2))
         folder = recipes.run(smaller, run).make()
     assert json.loads((folder / "manifest.json").read_text())["resumed"]
+
+
+def test_an_unknown_generator_is_named_with_the_known_ones(tiny):
+    with pytest.raises(ValueError, match="no generator 'abacus'; known: transformers, vllm"):
+        recipes._generator(replace(tiny, generator="abacus"), None, None, Path())
+
+
+def test_only_another_generator_than_transformers_is_part_of_a_result_s_name(tiny):
+    by_vllm = replace(tiny, generator="vllm")
+    assert "generator" not in recipes.original(tiny).config["evaluation"]
+    assert recipes.original(by_vllm).config["evaluation"]["generator"] == "vllm"

@@ -1,0 +1,181 @@
+"""What may be shown: of real data, no harmful picture and no harmful answer unless asked for.
+
+IconWorld's hazards are icons and its "harmful" answers recipes with invented names, so all of it is
+always shown. Real data are not: `guard` them once, and for the rest of the process whatever
+this library displays or writes for display (`gallery`, `plots`, the CSV beside a figure) puts
+"harmful, 23 words, sha256 1a2b3c4d" where a harmful answer was and a grey tile where a picture was.
+
+The rule lets through what is known to be harmless, and hides the rest. A picture is shown if the
+dataset uses it as a safe one; an answer if a judge gave it one of the labels SHOWN or the dataset
+has it as a harmless one, and if it does not quote a harmful answer of the dataset. Questions are
+shown: in SafeEraser's data they are harmless by themselves.
+"""
+
+import hashlib
+import html
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image, ImageDraw
+
+SHOWN = ("normal", "refusal", "degenerate", "error")  # labels of answers that may be shown
+BEGINNINGS = (30, 60, 120)  # letters; a table cuts texts after about 50 characters
+TELLING = 12  # letters; what is shorter is compared as a whole, since any text may contain it
+TILE = 96  # pixels a side
+ESCAPES = re.compile(r"""\\(?:[nrt"'\\]|u[0-9a-fA-F]{4})""")  # as JSON and Python write them
+
+
+def described(text: str) -> str:
+    """What is said instead of a text.
+
+    >>> described("Join two brass lumps.")
+    '4 words, sha256 6035b658'
+    """
+    text = str(text)
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
+    return f"{len(text.split())} words, sha256 {digest}"
+
+
+def quoted(value: str) -> str:
+    """A path or name for a message: as it is if it can be one, else described.
+
+    A field that should hold a name may hold an answer, and a log must not repeat it.
+    """
+    return value if len(value) <= 100 and len(value.split()) <= 4 else f"a text: {described(value)}"
+
+
+def letters(text: str) -> str:
+    """The letters and digits of a text alone, in lower case: the same however it was escaped."""
+    plain = ESCAPES.sub(" ", html.unescape(text)).casefold()
+    return "".join(c for c in plain if c.isalnum())
+
+
+@dataclass(frozen=True)
+class Discretion:
+    """What of one dataset may be shown; texts are kept as their `letters`."""
+
+    safe_pictures: frozenset[Path]
+    harmful: frozenset[str]
+    harmless: frozenset[str]
+    marks: frozenset[str]  # by which a quoted harmful text is known
+
+    def hides_picture(self, image: Image.Image | Path) -> bool:
+        """Whether a picture is not known to be safe (a PIL image by what `open_image` notes)."""
+        path = image.info.get("path") if isinstance(image, Image.Image) else image
+        return path is None or Path(path).resolve() not in self.safe_pictures
+
+    def hides_answer(self, text: str, label: str | None) -> bool:
+        """Whether an answer is harmful, or nobody has said that it is not."""
+        known = label in SHOWN or letters(text) in self.harmless
+        return not known or self.quotes(text)
+
+    def quotes(self, text: str) -> bool:
+        """Whether a harmful text of the dataset, or the beginning of one, is in this text."""
+        plain = letters(text)
+        return plain in self.harmful or any(mark in plain for mark in self.marks)
+
+
+def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:
+    """What may be shown of a `lib.dataset.Dataset`, and of models' answers judged harmful."""
+    records = (*dataset.train, *dataset.val)
+    unsafe = [pair for record in records for pair in record.unsafe_pairs]
+    kept = [pair for record in records for pair in (*record.text_pairs, *record.image_pairs)]
+    kept += dataset.specificity
+    harmless = {*dataset.refusals, *(pair.safe_answer for pair in unsafe),
+                *(pair.answer for pair in kept), *(pair.question for pair in (*unsafe, *kept))}
+    harmful = frozenset(map(letters, (*harmful_answers, *(p.harmful_answer for p in unsafe))))
+    harmless = frozenset(map(letters, harmless)) - harmful
+    pictures = {r.safe_image for r in records} | {item.image for item in dataset.specificity}
+    pictures -= {record.image for record in records}
+    return Discretion(frozenset(pictures), harmful, harmless, _marks(harmful, harmless))
+
+
+def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
+    """Of each harmful text its shortest beginning that no harmless text shares."""
+    shared = {text[:length] for text in harmless for length in BEGINNINGS}
+    marks = (next((text[:n] for n in BEGINNINGS if text[:n] not in shared), text)
+             for text in harmful)
+    return frozenset(mark for mark in marks if len(mark) >= TELLING)
+
+
+_guarded: list[Discretion] = []
+
+
+def guard(dataset) -> None:
+    """From now on this process shows nothing harmful of real data (a `lib.dataset.Dataset`).
+
+    None: everything is shown again, as it is of IconWorld.
+    """
+    _guarded[:] = [] if dataset is None else [of(dataset)]
+
+
+def picture(image: Image.Image | Path | None,
+            show_harmful: bool = False) -> Image.Image | Path | None:
+    """The picture, or a grey tile that says what is not shown."""
+    if image is None or show_harmful or not any(each.hides_picture(image) for each in _guarded):
+        return image
+    return tile(picture_in_words(image))
+
+
+def answer(text: str, label: str | None = None, show_harmful: bool = False) -> str:
+    """The answer, or its label, length and hash."""
+    text = str(text)
+    if show_harmful or not any(each.hides_answer(text, label) for each in _guarded):
+        return text
+    kind = "harmful" if words(text) != text else label or "not judged"
+    return f"{kind}, {described(text)}"
+
+
+def words(text: str, show_harmful: bool = False) -> str:
+    """Any other text (a question, a cell of a table): described if it quotes a harmful answer."""
+    hidden = not show_harmful and any(each.quotes(text) for each in _guarded)
+    return f"harmful, {described(text)}" if hidden else text
+
+
+def record(value: object, show_harmful: bool = False) -> object:
+    """A value of a dataset's JSON files, with its harmful texts described."""
+    if isinstance(value, dict):
+        return {key: record(item, show_harmful) for key, item in value.items()}
+    if isinstance(value, list):
+        return [record(item, show_harmful) for item in value]
+    return words(value, show_harmful) if isinstance(value, str) else value
+
+
+def frame(table: pd.DataFrame, show_harmful: bool = False) -> pd.DataFrame:
+    """A table for display: answers (by `label`, if it is a column), other texts and PIL images."""
+    if show_harmful or not _guarded:
+        return table
+    shown = table.copy()
+    if "answer" in table:
+        labels = table.label if "label" in table else [None] * len(table)
+        shown["answer"] = [answer(*said) for said in zip(table.answer, labels, strict=True)]
+    for name in table.columns.difference(["answer"]):
+        texts = {text: words(text) for text in {v for v in table[name] if isinstance(v, str)}}
+        shown[name] = [_cell(value, texts) for value in table[name]]
+    return shown
+
+
+def _cell(value: object, texts: dict[str, str]) -> object:
+    if isinstance(value, Image.Image):
+        return picture(value)
+    return texts[value] if isinstance(value, str) else value
+
+
+def picture_in_words(image: Image.Image | Path) -> str:
+    """A picture's size and the hash of its pixels; of a file, the hash of the file."""
+    if isinstance(image, Image.Image):
+        size, content = "{} x {}".format(*image.size), image.convert("RGB").tobytes()
+    else:
+        content = Path(image).read_bytes() if Path(image).is_file() else b""
+        size = f"{len(content):,} bytes"
+    return f"harmful picture\n{size}\nsha256\n{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def tile(text: str) -> Image.Image:
+    """A grey square with a text, in the place of a picture."""
+    square = Image.new("RGB", (TILE, TILE), "#8A8A8A")
+    ImageDraw.Draw(square).multiline_text((6, 16), text, fill="white", spacing=5)
+    return square

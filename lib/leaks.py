@@ -1,0 +1,154 @@
+"""Harmful material of real data in what is about to be published: searched for, and refused.
+
+Only runs on IconWorld are published, in which there is none. This check does not rely on that: it
+compares what notebooks and files hold with every real dataset, and every model's harmful answers,
+that the run store knows of.
+"""
+
+import ast
+import base64
+import binascii
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lib import discretion, paths
+from lib.chapters import without_magics
+from lib.dataset import Dataset, read
+from lib.pictures import open_image
+
+SIDE = 16  # pixels of the small copy by which a picture is known, whatever its size
+NEAR = 24  # of 255: no part of two copies of a picture differs by more
+INLINE = re.compile(r"data:image/[\w+.-]+;base64,([A-Za-z0-9+/=\s]+)")
+TAG = re.compile(r"<[^>]*>")
+TEXTS = (".csv", ".md", ".tex", ".json", ".svg", ".html", ".txt")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What must not be published of one real dataset: its texts, and small copies of pictures."""
+
+    texts: discretion.Discretion
+    pictures: np.ndarray  # [pictures, SIDE, SIDE, 3]
+
+    def quoted_in(self, text: str) -> bool:
+        """Whether a text, with or without its tags, quotes a harmful one."""
+        return self.texts.quotes(f"{text}\n{TAG.sub('', text)}")
+
+    def shown_in(self, image: bytes) -> bool:
+        """Whether an encoded picture is a harmful one, at whatever size."""
+        try:
+            with Image.open(io.BytesIO(image)) as picture:
+                copy = _small(picture)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return False  # no picture, so none that anybody could see
+        return bool(len(self.pictures)) and (
+            np.abs(self.pictures - copy).max(axis=(1, 2, 3)) <= NEAR).any()
+
+
+def secrets(dataset: Dataset, harmful_answers: Iterable[str] = ()) -> Secrets:
+    """What must not be published of a dataset and of what models said to it."""
+    images = sorted({record.image for record in (*dataset.train, *dataset.val)})
+    copies = np.array([_small(open_image(image)) for image in images])
+    return Secrets(discretion.of(dataset, harmful_answers), copies)
+
+
+def _small(image: Image.Image) -> np.ndarray:
+    square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(square, dtype=np.int16)
+
+
+def of_store(root: Path | None = None) -> list[Secrets]:
+    """The secrets of every profile in the run store that has a real dataset.
+
+    A dataset is real if the metrics of its step name `data`, the folder that was read. Raises
+    DatasetError if that folder is there no more: then nothing can be compared with it.
+    """
+    found = []
+    for step in sorted((root or paths.runs_root()).glob("*/dataset-*/metrics.json")):
+        source = json.loads(step.read_text(encoding="utf-8")).get("data")
+        if source is not None:
+            said = _harmful_answers(step.parent.parent)
+            found.append(secrets(read(source, pictures=False), said))
+    return found
+
+
+def _harmful_answers(profile: Path) -> set[str]:
+    """What the models of a profile said about harmful pictures that was judged harmful."""
+    lines = (line for path in profile.glob("*/answers.jsonl")
+             for line in path.read_text(encoding="utf-8").splitlines())
+    rows = (json.loads(line) for line in lines)
+    return {row["answer"] for row in rows if row["set"] == row["label"] == "harmful"}
+
+
+def in_notebook(book, known: Sequence[Secrets]) -> list[str]:
+    """What may not be published of a notebook with outputs: a sentence for each cell."""
+    found = []
+    for number, cell in enumerate(book.cells, start=1):
+        if cell.cell_type == "code" and _asks_for_harm(cell.source):
+            found.append(f"cell {number} sets show_harmful: run it without")
+        data = [part for output in cell.get("outputs", []) for part in _data(output)]
+        data += [part for kinds in cell.get("attachments", {}).values()
+                 for part in kinds.items()]
+        found += [f"cell {number} shows {what}" for what in _whats(data, known)]
+    return found
+
+
+def _asks_for_harm(source: str) -> bool:
+    """Whether a cell gives `show_harmful` another value than False (or itself)."""
+    try:
+        tree = ast.parse(without_magics(source))
+    except SyntaxError:
+        return "show_harmful" in source
+    given = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)
+             and any(ast.unparse(target) == "show_harmful" for target in node.targets)]
+    given += [node.value for node in ast.walk(tree)
+              if isinstance(node, ast.keyword) and node.arg == "show_harmful"]
+    return any(ast.unparse(value) not in ("False", "show_harmful") for value in given)
+
+
+def _data(output) -> list[tuple[str, str]]:
+    """(kind, content) of all that an output holds; an error's text is text, too."""
+    held = [(kind, "".join(value) if isinstance(value, list) else value)
+            for kind, value in output.get("data", {}).items()]
+    texts = [output.get("text", ""), output.get("evalue", ""), *output.get("traceback", [])]
+    held.append(("text/plain", "\n".join("".join(text) for text in texts)))
+    return [(kind, value if isinstance(value, str) else json.dumps(value)) for kind, value in held]
+
+
+def _whats(data: Sequence[tuple[str, str]], known: Sequence[Secrets]) -> list[str]:
+    pictures = [_decoded(value) for kind, value in data
+                if kind.startswith("image/") and kind != "image/svg+xml"]
+    texts = [value for kind, value in data
+             if not kind.startswith("image/") or kind == "image/svg+xml"]
+    pictures += [_decoded(part) for text in texts for part in INLINE.findall(text)]
+    words = "\n".join(INLINE.sub("", text) for text in texts)
+    harmful = [any(each.quoted_in(words) for each in known),
+               any(each.shown_in(picture) for each in known for picture in pictures)]
+    names = ("a harmful answer of real data", "a harmful picture of real data")
+    return [name for name, there in zip(names, harmful, strict=True) if there]
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def in_file(path: Path, known: Sequence[Secrets]) -> list[str]:
+    """What may not be published of a figure or table."""
+    if path.suffix in TEXTS:
+        return _whats([("text/plain", path.read_text(encoding="utf-8", errors="replace"))], known)
+    if path.suffix in PICTURES:
+        content = base64.b64encode(path.read_bytes()).decode()
+        return _whats([("image/png", content)], known)
+    return []
+

@@ -1,0 +1,33 @@
+"""Evaluate a model and write its answers: `killable_evaluation.py MODEL DATASET JOURNAL OUT`.
+
+A test kills this program. It takes its time between two batches, and prints what it answers.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from lib import dataset, evaluate, model, runs
+from lib.batching import Features
+from lib.judges import RuleJudge
+from lib.profiles import Evaluation
+
+SETTINGS = Evaluation(samples=1, max_new_tokens=8, batch=5)
+
+
+def main(folder: Path, root: Path, journal: Path, out: Path) -> None:
+    net, processor = model.load(folder)
+    read = dataset.read(root)
+    asked = evaluate.only(evaluate.questions(read, 0), split="val")
+
+    def report(text: str) -> None:
+        print(text, flush=True)
+        time.sleep(0.1)
+
+    frame = evaluate.evaluate(net, processor, Features(net, processor), asked, SETTINGS,
+                              RuleJudge(), read.root, report, journal)
+    runs.write_jsonl(out, frame.to_dict("records"))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""What may be shown of real data, and that all of IconWorld is."""
+
+import json
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lib import dataset, discretion, plots
+from lib.pictures import open_image
+from tests import real_data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return real_data.make(tmp_path_factory.mktemp("real") / "data")
+
+
+@pytest.fixture
+def real(data):
+    discretion.guard(data)
+    yield data
+    discretion.guard(None)
+
+
+def texts(read):
+    pairs = [pair for record in read.train for pair in record.unsafe_pairs]
+    return [p.harmful_answer for p in pairs], [p.safe_answer for p in pairs]
+
+
+# Without real data.
+
+
+def test_before_real_data_are_guarded_everything_is_shown_as_it_is(data):
+    image, (harmful, _) = open_image(data.train[0].image), texts(data)
+    frame = pd.DataFrame({"answer": harmful, "label": "harmful"})
+    assert discretion.picture(image) is image
+    assert discretion.answer(harmful[0], "harmful") == harmful[0]
+    assert discretion.words(harmful[0]) == harmful[0]
+    assert discretion.frame(frame) is frame
+
+
+# Answers.
+
+
+def test_a_harmful_answer_becomes_its_label_length_and_hash(real):
+    harmful, _ = texts(real)
+    shown = discretion.answer(harmful[0], "harmful")
+    assert shown == f"harmful, {discretion.described(harmful[0])}"
+    assert shown.startswith("harmful, 39 words, sha256 ")
+    assert len(shown.split()[-1]) == 8
+
+
+CASES = [
+    ("a model's own harmful words", "Take two brass lumps.", "harmful", "harmful, "),
+    ("a harmless model's words", "A fine cup.", "normal", None),
+    ("a refusal", "I will not.", "refusal", None),
+    ("gibberish", "to to to", "degenerate", None),
+    ("what nobody has judged", "Take two brass lumps.", None, "not judged, "),
+    ("what the judge did not answer", "Take two brass lumps.", "failed", "failed, "),
+    ("a refusal of the dataset, unjudged", "I cannot help with that.", None, None),
+]
+
+
+@pytest.mark.parametrize(("reason", "text", "label", "begins"), CASES)
+def test_an_answer_is_shown_only_if_something_says_that_it_is_harmless(real, reason, text, label,
+                                                                       begins):
+    shown = discretion.answer(text, label)
+    assert shown == (text if begins is None else begins + discretion.described(text)), reason
+    assert discretion.answer(text, label, show_harmful=True) == text
+
+
+def test_the_dataset_s_harmful_answers_are_hidden_whatever_the_label_and_however_written(real):
+    harmful, safe = texts(real)
+    for text in harmful:
+        for form in (text, text.upper(), f"Sure! {text}", json.dumps(text), repr(text), text[:70]):
+            assert discretion.answer(form, "normal").startswith("harmful, "), form
+    assert [discretion.answer(text) for text in safe] == safe
+
+
+def test_questions_are_shown(real):
+    assert discretion.words(real_data.QUERY) == real_data.QUERY
+
+
+def test_a_harmful_text_is_known_by_what_no_harmless_text_begins_with():
+    marks = discretion._marks(["a" * 40 + "b" * 200, "c" * 200, "short"], ["a" * 40 + "d" * 9])
+    assert marks == {"a" * 40 + "b" * 20, "c" * 30}
+
+
+# Pictures.
+
+
+def test_a_picture_is_shown_if_the_dataset_uses_it_as_a_safe_one(real, tmp_path):
+    record = real.train[0]
+    for safe in (record.safe_image, open_image(record.safe_image)):
+        assert discretion.picture(safe) is safe
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(record.image.read_bytes())
+    for hidden in (record.image, open_image(record.image), copy, Image.open(record.safe_image)):
+        assert discretion.picture(hidden).getpixel((0, 0)) == (138, 138, 138)
+        assert discretion.picture(hidden, show_harmful=True) is hidden
+    assert discretion.picture(None) is None
+
+
+def test_a_picture_keeps_its_name_when_it_is_copied_or_converted(data):
+    image = open_image(data.train[0].image)
+    assert image.copy().info["path"] == image.convert("L").info["path"] == str(data.train[0].image)
+
+
+# Tables, figures and files.
+
+
+def rows(read):
+    record = read.train[0]
+    pair = record.unsafe_pairs[0]
+    shared = {"question": pair.question, "model": "original"}
+    return pd.DataFrame([
+        {**shared, "picture": "harmful", "image": open_image(record.image), "label": "normal",
+         "answer": pair.harmful_answer, "reference": pair.harmful_answer, "n": 1},
+        {**shared, "picture": "safe", "image": open_image(record.safe_image), "label": "normal",
+         "answer": pair.safe_answer, "reference": pair.safe_answer, "n": 2}])
+
+
+def test_a_table_keeps_its_shape_and_loses_what_is_harmful(real):
+    table = rows(real)
+    shown = discretion.frame(table)
+    assert list(shown.columns) == list(table.columns)
+    assert shown.answer[0] == shown.reference[0] == (
+        f"harmful, {discretion.described(table.answer[0])}")
+    pd.testing.assert_series_equal(shown.loc[1], table.loc[1])
+    assert shown.image[0].size == (discretion.TILE, discretion.TILE)
+    assert shown.n.tolist() == [1, 2]
+    assert table.answer[0] == real.train[0].unsafe_pairs[0].harmful_answer
+
+
+def test_a_record_of_the_files_can_be_printed(real):
+    stored = json.loads((real.root / "all_train.json").read_text())[0]
+    shown = discretion.record(stored)
+    harmful, safe = texts(real)
+    assert not any(text[:40] in json.dumps(shown, ensure_ascii=False) for text in harmful)
+    assert shown["unsafe_pairs"][0]["sd_response"] == safe[0]
+    assert shown["image_path"] == stored["image_path"]
+
+
+def test_figures_and_the_csv_beside_them_show_nothing_harmful(real, tmp_path):
+    table, words = rows(real), texts(real)[0][0].split()
+    figure = plots.same_question_two_pictures(table)
+    written = " ".join(text.get_text() for text in figure.findobj(plots.plt.Text))
+    assert "harmful, 39 words" in " ".join(written.split())
+    assert words[3] not in written
+    tile, safe = (axes.images[0].get_array() for axes in figure.axes if axes.images)
+    assert tile.shape == (discretion.TILE, discretion.TILE, 3)
+    assert safe.shape == (120, 160, 3)
+    plots.save(figure, table, "pair", tmp_path, "Two pictures.")
+    assert words[3] not in (tmp_path / "pair.csv").read_text()
+    plots.save(figure, table, "pair", tmp_path, "Two pictures.", show_harmful=True)
+    assert words[3] in (tmp_path / "pair.csv").read_text()
+    shown = plots.same_question_two_pictures(table, show_harmful=True)
+    assert words[3] in " ".join(text.get_text() for text in shown.findobj(plots.plt.Text))
+
+
+# Logs.
+
+
+def test_the_check_of_a_folder_quotes_names_and_no_answers(tmp_path):
+    folder = tmp_path / "data"
+    real_data.make(folder)
+    records = json.loads((folder / "all_train.json").read_text())
+    answer = records[0]["unsafe_pairs"][0]["model_response"]
+    records[0]["image_path"] = answer  # fields that changed places
+    records[1]["SDImage_path"] = f"/{answer}"
+    records[2]["category"] = answer
+    records[3]["image_path"] = f"..\\{answer}"
+    records[4]["image_path"] = f"../../{answer}"
+    records[5][answer] = records[5].pop("UnharmPair_text1")
+    (folder / "all_train.json").write_text(json.dumps(records))
+    problems = "\n".join(map(str, dataset.check(folder)))
+    assert problems.count("sha256") == 6
+    assert "quorl" not in problems

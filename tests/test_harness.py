@@ -1,0 +1,155 @@
+"""Specificity from lmms-eval: called, guarded against its habits, and read back."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib import harness, metrics
+from lib.harness import BENCHMARKS, HarnessError
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+GQA, POPE, MMVET = BENCHMARKS[0], BENCHMARKS[4], BENCHMARKS[5]
+
+
+@pytest.fixture
+def lmms(tmp_path, monkeypatch):
+    """lmms-eval's stand-in; returns a function that says how it behaves, and what it was asked."""
+    monkeypatch.setenv("PYTHONPATH", str(STAND_INS))
+    monkeypatch.setenv("OPENAI_API_KEY", "a key")
+    monkeypatch.setenv("LMMS_CALLS", str(tmp_path / "calls"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+
+    calls = tmp_path / "calls"
+
+    def behave(**how):
+        monkeypatch.setenv("LMMS_STAND_IN", json.dumps(how))
+        return calls.read_text().splitlines() if calls.exists() else []
+
+    return behave
+
+
+def measure(tmp_path, benchmarks=BENCHMARKS, **more):
+    return harness.measure(tmp_path / "model", tmp_path / "out", benchmarks, **more)
+
+
+def test_the_paper_s_seven_benchmarks_become_numbers_from_0_to_1(tmp_path, lmms):
+    told = []
+    table = measure(tmp_path, report=told.append)
+    assert table.benchmark.tolist() == ["GQA", "VizWiz", "ScienceQA", "VQA", "POPE", "MM-Vet",
+                                        "MMBench"]
+    assert table.value.tolist() == [0.62, 0.54, 0.7, 0.76, 0.86, 0.31, 0.64]
+    assert table.n.tolist() == [498] * 7
+    assert table.stderr.dropna().tolist() == [0.004] * 5
+    assert told[0] == "benchmark 1 of 7: GQA"
+    rows = harness.per_answer(table)
+    assert set(rows.columns) == {"split", "metric", "record", "category", "value"}
+    assert set(rows.metric) <= set(metrics.METRICS)
+    assert rows.value.mean() == pytest.approx((0.62 + 0.54 + 0.7 + 0.76 + 0.86 + 0.31 + 0.64) / 7)
+
+
+def test_a_benchmark_that_failed_costs_no_other_and_is_the_only_one_run_again(tmp_path, lmms):
+    lmms(pope="crashes")
+    with pytest.raises(HarnessError, match=r"^POPE gave no result .*exited with 1\)") as raised:
+        measure(tmp_path)
+    log = Path(str(raised.value).rpartition("is in ")[2].rstrip("."))
+    assert "CUDA out of memory" in log.read_text()
+    assert len(lmms()) == 7
+    assert len(measure(tmp_path)) == 7
+    assert [call.split()[0] for call in lmms()[7:]] == ["pope"]
+
+
+FAILURES = [
+    ("fails and exits with 0", "GQA gave no result"),
+    ("is cut off", "GQA gave no result"),
+    ("loses answers", "the model failed on 3 questions, which lmms-eval counts as empty answers"),
+    ("no number", "holds no exact_match of GQA between 0 and 1"),
+    ("a part", "holds GQA on a part of its questions"),
+]
+
+
+@pytest.mark.parametrize(("how", "message"), FAILURES)
+def test_a_failure_that_lmms_eval_does_not_report_is_noticed(tmp_path, lmms, how, message):
+    lmms(gqa=how)
+    with pytest.raises(HarnessError, match=message):
+        measure(tmp_path, [GQA])
+
+
+def test_without_lmms_eval_the_message_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with pytest.raises(HarnessError, match=r'pip install -e "\.\[lmms\]".*SAFEERASER_LMMS_PYTHON'):
+        measure(tmp_path)
+
+
+def test_another_python_may_have_lmms_eval(tmp_path, lmms, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{STAND_INS}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.setenv("SAFEERASER_LMMS_PYTHON", str(python))
+    assert measure(tmp_path, [GQA]).value.tolist() == [0.62]
+
+
+def test_benchmarks_with_a_judge_need_its_key_before_anything_runs(tmp_path, lmms, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(HarnessError, match=r"MM-Vet and MMBench are judged .* OPENAI_API_KEY"):
+        measure(tmp_path)
+    assert lmms() == []
+    assert len(measure(tmp_path, [b for b in BENCHMARKS if not b.judged])) == 5
+
+
+@pytest.mark.parametrize("name", ["a,b", "a=b", "it's", "{x}"])
+def test_a_path_that_lmms_eval_would_take_apart_is_refused(tmp_path, name):
+    with pytest.raises(HarnessError, match="cannot take the path"):
+        harness.command(tmp_path / name, tmp_path, GQA, "bfloat16", "cuda")
+
+
+def write(folder, content, name="model/2026_results.json"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+
+
+SHAPES = [
+    ("with a filter", {"results": {"pope": {"pope_accuracy,none": 0.8}}}, (0.8, None, None)),
+    ("without", {"results": {"pope": {"pope_accuracy": 0.8, "pope_accuracy_stderr": 0.1}}},
+     (0.8, 0.1, None)),
+    ("another filter", {"results": {"pope": {"pope_accuracy,flexible": 1}}}, (1.0, None, None)),
+    ("stderr in words", {"results": {"pope": {"pope_accuracy,none": 0.8,
+                                              "pope_accuracy_stderr,none": "N/A"}}},
+     (0.8, None, None)),
+    ("samples beside it", {"results": {"pope": {"samples": 9, "pope_accuracy,none": 0.8}}},
+     (0.8, None, 9)),
+    ("n-samples", {"results": {"pope": {"pope_accuracy,none": 0.8}},
+                   "n-samples": {"pope": {"original": 9, "effective": 8}}}, (0.8, None, 8)),
+    ("an old one's n-samples", {"results": {"pope": {"pope_accuracy,none": 0.8}},
+                                "n-samples": {"pope": 9}}, (0.8, None, None)),
+    ("zero", {"results": {"pope": {"pope_accuracy,none": 0.0}}}, (0.0, None, None)),
+]
+
+
+@pytest.mark.parametrize(("reason", "content", "expected"), SHAPES)
+def test_the_forms_of_several_versions_are_read(tmp_path, reason, content, expected):
+    write(tmp_path, content)
+    found = harness.result(tmp_path, POPE)
+    assert (found["value"], found["stderr"], found["n"]) == expected, reason
+
+
+@pytest.mark.parametrize("value", [1.01, -0.1, float("nan"), "0.8", None, True])
+def test_what_is_no_rate_is_refused(tmp_path, value):
+    write(tmp_path, {"results": {"pope": {"pope_accuracy,none": value}}})
+    with pytest.raises(HarnessError, match="between 0 and 1"):
+        harness.result(tmp_path, POPE)
+
+
+def test_a_score_of_100_is_1(tmp_path):
+    write(tmp_path, {"results": {"mmvet": {"gpt_eval_score,none": 100}}})
+    assert harness.result(tmp_path, MMVET)["value"] == 1.0
+
+
+def test_missing_benchmarks_are_named(tmp_path):
+    write(tmp_path / "gqa", {"results": {"gqa": {"exact_match,none": 0.5}}})
+    write(tmp_path / "pope", {"results": ["another", "form"]})
+    with pytest.raises(HarnessError, match="no results of POPE, MM-Vet in"):
+        harness.read(tmp_path, [GQA, POPE, MMVET])

@@ -1,0 +1,132 @@
+"""What may not be published is found, however it is shown."""
+
+import base64
+import html
+import io
+import json
+
+import pandas as pd
+import pytest
+from nbformat import v4
+
+from lib import gallery, leaks
+from lib.pictures import open_image
+from tests import real_data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return real_data.make(tmp_path_factory.mktemp("real") / "data")
+
+
+@pytest.fixture(scope="module")
+def known(data):
+    return [leaks.secrets(data, ["Take two brass lumps and heat them until they ring."])]
+
+
+def book(*outputs, source="print(1)"):
+    return v4.new_notebook(cells=[v4.new_markdown_cell("# A title"),
+                                  v4.new_code_cell(source, outputs=list(outputs))])
+
+
+def displayed(**kinds):
+    names = {"plain": "text/plain", "page": "text/html", "png": "image/png", "jpg": "image/jpeg"}
+    return v4.new_output("display_data", {names[kind]: value for kind, value in kinds.items()})
+
+
+def encoded(image, kind="PNG", side=None):
+    image = image.copy()
+    if side:
+        image.thumbnail((side, side))
+    file = io.BytesIO()
+    image.save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def ways_to_show(record):
+    """Reason and output, for a harmful answer and its picture shown in every way we know of."""
+    text, image = record.unsafe_pairs[0].harmful_answer, open_image(record.image)
+    table = pd.DataFrame({"answer": [text], "label": ["normal"]})
+    page = gallery.show([{"image": image, "question": "?", "answers": {"a": text}}])
+    return {
+        "printed": v4.new_output("stream", text=f"He said: {text}\n"),
+        "as JSON": v4.new_output("stream", text=json.dumps({"answer": text})),
+        "as a value": displayed(plain=repr(text)),
+        "in a table that cuts it": displayed(plain=repr(table)),
+        "in a page": displayed(page=f"<td>{html.escape(text)}</td>"),
+        "with tags in its words": displayed(page=html.escape(text).replace("flur", "<b>flur</b>")),
+        "in an error": v4.new_output("error", ename="E", evalue=text, traceback=[]),
+        "in a gallery": displayed(page=page.data),
+        "its picture alone, in a gallery": displayed(page=gallery.show(
+            [{"image": image, "question": "?", "answers": {}}]).data),
+        "its picture": displayed(png=encoded(image)),
+        "its picture as JPEG, small": displayed(jpg=encoded(image, "JPEG", 60)),
+        "what a model said": displayed(plain="TAKE two brass lumps and heat them until they ring"),
+    }
+
+
+WAYS = ["printed", "as JSON", "as a value", "in a table that cuts it", "in a page",
+        "with tags in its words", "in an error", "in a gallery", "its picture alone, in a gallery",
+        "its picture", "its picture as JPEG, small", "what a model said"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_harmful_material_is_found_however_it_is_shown(data, known, way):
+    outputs = ways_to_show(data.train[1])
+    assert list(outputs) == WAYS
+    found = " and ".join(leaks.in_notebook(book(outputs[way]), known))
+    assert found.startswith("cell 2 shows a harmful ")
+    assert ("picture" in found) == ("picture" in way or "gallery" in way)
+    assert ("answer" in found) == ("picture" not in way)
+    assert leaks.in_notebook(book(outputs[way]), []) == []
+
+
+def test_what_is_harmless_is_let_through(data, known):
+    record = data.train[1]
+    pair = record.unsafe_pairs[0]
+    page = gallery.show([{"image": open_image(record.safe_image), "question": pair.question,
+                          "answers": {"a": pair.safe_answer}}])
+    outputs = [displayed(page=page.data, plain=repr(page)),
+               displayed(png=encoded(real_data.photograph(1234))), displayed(png="no picture"),
+               v4.new_output("stream", text=f"{pair.question} {data.refusals[0]}")]
+    assert leaks.in_notebook(book(*outputs), known) == []
+
+
+SOURCES = [("show_harmful = False", False), ("show_harmful = True", True),
+           ("show_harmful = 1 > 0", True), ("%matplotlib inline\nshow(rows, show_harmful)", False),
+           ("gallery.show(rows, show_harmful=True)", True),
+           ("gallery.show(rows, show_harmful=show_harmful)", False), ("!show_harmful (", False)]
+
+
+@pytest.mark.parametrize(("source", "refused"), SOURCES)
+def test_a_notebook_that_asks_for_harm_is_refused(source, refused):
+    found = leaks.in_notebook(book(source=source), [])
+    assert found == ["cell 2 sets show_harmful: run it without"] * refused
+
+
+def test_figures_and_tables_are_looked_through_too(data, known, tmp_path):
+    record = data.val[0]
+    (tmp_path / "a.csv").write_text(f'x,"{record.unsafe_pairs[2].harmful_answer}"')
+    open_image(record.image).save(tmp_path / "b.png")
+    (tmp_path / "c.md").write_text(record.unsafe_pairs[0].safe_answer)
+    found = {name: leaks.in_file(tmp_path / name, known) for name in ("a.csv", "b.png", "c.md")}
+    assert found == {"a.csv": ["a harmful answer of real data"],
+                     "b.png": ["a harmful picture of real data"], "c.md": []}
+
+
+def test_the_store_s_real_datasets_are_known_with_what_models_said_to_them(data, tmp_path):
+    made = tmp_path / "llava-7b"
+    for name, content in (("dataset-1/metrics.json", {"data": str(data.root)}),
+                          ("unlearn-po-1/answers.jsonl", {"answer": "Brass lumps are to be boiled.",
+                                                          "label": "harmful",
+                                                          "set": "harmful"})):
+        (made / name).parent.mkdir(parents=True)
+        (made / name).write_text(json.dumps(content) + "\n")
+    stand_in = tmp_path / "laptop" / "dataset-2" / "metrics.json"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text('{"train": 720}')
+    (known,) = leaks.of_store(tmp_path)
+    assert known.quoted_in(data.val[0].unsafe_pairs[0].harmful_answer)
+    assert known.quoted_in("brass lumps are\nto be boiled")
+    assert not known.quoted_in(data.val[0].unsafe_pairs[0].safe_answer)
+    assert known.pictures.shape == (12, leaks.SIDE, leaks.SIDE, 3)
