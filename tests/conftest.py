@@ -1,5 +1,6 @@
 """A world and a small trained LLaVA that the tests share: made once, in a few seconds."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,14 @@ TINY_REAL = replace(
 def pytest_configure(config):
     """PEFT's own use of a name that transformers will drop is nothing that the tests could fix."""
     config.addinivalue_line("filterwarnings", "ignore:.*is_gradient_checkpointing")
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_shown_again():
+    """Real data that a test has guarded are no other test's."""
+    yield
+    if "lib.discretion" in sys.modules:
+        sys.modules["lib.discretion"].guard(None)
 
 
 @pytest.fixture(scope="session")

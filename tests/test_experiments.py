@@ -150,10 +150,7 @@ def test_of_real_data_nothing_harmful_is_shown_once_they_are_read(tiny, done):
     harmful = experiments.dataset(tiny).train[0].unsafe_pairs[0].harmful_answer
     assert discretion.answer(harmful) == harmful
     experiments.dataset(replace(tiny, data="a folder"))
-    try:
-        assert discretion.answer(harmful).startswith("harmful, ")
-    finally:
-        discretion.guard(None)
+    assert discretion.answer(harmful).startswith("harmful, ")
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_finished(tiny, fresh_runs, one_by_one):
