@@ -2,7 +2,10 @@
 # Makes every table and figure of the companion, from nothing.
 #
 #   ./reproduce.sh         everything at the laptop profile; no GPU, no download of data or models
-#     --profile NAME       smoke (3 minutes, too little to show anything) or laptop
+#     --profile NAME       smoke (3 minutes, too little to show anything), laptop, or with a GPU
+#                          llava-7b, llava-13b: the paper's models, with SafeEraser's own data
+#     --model PLACE        for these: a LLaVA-1.5, as a local folder or a hub name
+#     --data PLACE         for these: SafeEraser's dataset, as a local folder or a hub name
 #     --only NN[,NN]       these chapters, with what they need
 #     --jobs N             so many runs side by side
 #     --list               show the plan, what it costs and what is there already; do nothing
@@ -15,6 +18,7 @@
 # environment (conda, venv, plain python3) if it has all that pyproject.toml asks for; otherwise
 # from .venv beside this file, which is made from requirements.lock the first time.
 set -euo pipefail
+export SAFEERASER_CALLED_FROM=$PWD  # --model and --data may be relative to it
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 stamp=.venv/.requirements.lock  # a copy of what was installed, written last
 

@@ -14,21 +14,30 @@ Nothing here imports from a file further down this list.
     pictures         image files, opened with care
     dataset_check    what can be wrong with a dataset folder
     dataset          SafeEraser's format: forget, retain and prompt-decouple sets
+    dataset_report   what was read, beside what the paper says
     dataset_export   the same sets through `datasets`, with a card
     iconworld_words  the small picture world's things, words and wordings
     iconworld        a small picture world that writes this format
+    sources          where a model or dataset comes from: a folder, or the hub
     model            LLaVA and its processor, loaded or built, with LoRA
     attention        packed rows without a dense mask, where the GPU can skip what is not seen
     batching         one image with all its questions in one row
+    features         the tower's features of a dataset, on disk
     losses           terms as tensors -> one number; a method is a row of weights
+    quirks           what the official code does and the paper does not say
     pretrain         from nothing to a small LLaVA
+    lessons          which rows a step of unlearning sees
     unlearn          the training loop
     generate         answers, in batches
     judges           answer -> label
+    refusal_rule     whether an answer is a refusal, without a judge
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
     workers          independent pieces of work side by side
+    memory           running out of memory, turned into advice
+    origins          the dataset, the original model, its tower's features
+    recipes          its answers, and the result of every unlearning run
     experiments      every run that the chapters need, as steps in the run store
     workload         a real profile's training rows and answers, counted or assumed
     costs            what every step of a real profile costs, and what does not fit

@@ -6,7 +6,7 @@ the prefix. Questions without an image are rows with a shorter prefix.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -57,6 +57,12 @@ class Batch:
     terms: tuple[str, ...]  # by answer
     documents: Tensor | None = None  # [rows, length]: the row that a token of a joined row is from
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+        here = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in here.items()
+                                if isinstance(value, Tensor)})
+
     def mask(self) -> Tensor:
         """[rows, 1, length, length] bool: which token (third) sees which (fourth)."""
         mine, theirs = self.segments[:, :, None], self.segments[:, None, :]
@@ -89,11 +95,14 @@ class Batch:
 class Packer:
     """Turns groups into batches for one model and its processor; remembers what it has encoded.
 
-    `features` gives an image's tower features, [image tokens, hidden] (default: `Features`).
+    `features` gives an image's tower features, [image tokens, hidden] (default: `Features`). An
+    answer of more than `longest` tokens is cut there; without `end` none has its end.
     """
 
-    def __init__(self, model, processor, features: Callable[[Path], Tensor] | None = None):
-        self.processor = processor
+    def __init__(self, model, processor, features: Callable[[Path], Tensor] | None = None,
+                 longest: int | None = None, end: bool = True):
+        self.processor, self.longest, self.end = processor, longest, end
+        self.device = llava(model).device
         self.features = features or Features(model, processor)
         self.image_token = llava(model).config.image_token_id
         self._segments: dict[tuple, Segment] = {}
@@ -108,12 +117,13 @@ class Packer:
         if key not in self._segments:
             tokenizer = self.processor.tokenizer
             text = prompt(self.processor, example.question, with_image)
-            ids = tokenizer(text).input_ids
-            whole = tokenizer(f"{text} {example.answer}{tokenizer.eos_token}").input_ids
+            ids = encode(tokenizer, text)
+            said = f"{text} {example.answer}{tokenizer.eos_token if self.end else ''}"
+            whole = encode(tokenizer, said)
             if whole[: len(ids)] != ids:
                 raise ValueError(f"The tokens of {text!r} change when the answer follows: the "
                                  "chat template has to end where a token ends.")
-            self._segments[key] = Segment(ids, whole[len(ids):])
+            self._segments[key] = Segment(ids, whole[len(ids):][: self.longest])
         return self._segments[key]
 
     def pack(self, groups: Sequence[Group]) -> Batch:
@@ -137,7 +147,7 @@ class Packer:
             torch.tensor([answer + counts[i] for i, row in enumerate(rows)
                           for answer in row["answers"]]),
             tuple(example.term for group in groups for example in group.examples),
-        )
+        ).to(self.device)
 
 
 class Features:
@@ -159,7 +169,7 @@ class Features:
             part = missing[start : start + self.batch]
             pictures = [open_image(image) for image in part]
             features = tower_features(self.model, pixels(self.processor, pictures))
-            self.known.update(zip(part, features, strict=True))
+            self.known.update(zip(part, features.cpu(), strict=True))
 
 
 def pixels(processor, pictures: Sequence) -> Tensor:
@@ -173,6 +183,15 @@ def prompt(processor, question: str, with_image: bool) -> str:
     text = processor.apply_chat_template([{"role": "user", "content": parts}],
                                          add_generation_prompt=True, tokenize=False)
     return text.replace(processor.image_token, processor.image_token * image_tokens(processor))
+
+
+def encode(tokenizer, text: str) -> list[int]:
+    """Token ids, with the beginning-of-sequence token of a Llama once.
+
+    Its tokenizer adds one; but some chat templates have already written it.
+    """
+    written = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    return tokenizer(text, add_special_tokens=not written).input_ids
 
 
 def image_tokens(processor) -> int:

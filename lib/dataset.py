@@ -92,9 +92,12 @@ def check(root: str | Path) -> list[Problem]:
     return _scan(root)[1]
 
 
-def read(root: str | Path) -> Dataset:
-    """The dataset in a folder. Raises DatasetError, which lists all problems at once."""
-    dataset, problems = _scan(root)
+def read(root: str | Path, pictures: bool = True) -> Dataset:
+    """The dataset in a folder. Raises DatasetError, which lists all problems at once.
+
+    Without `pictures` no picture is opened: for a folder that has passed the whole check before.
+    """
+    dataset, problems = _scan(root, pictures)
     if problems:
         raise DatasetError(Path(root), problems)
     return dataset
@@ -113,13 +116,13 @@ def counts(dataset: Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "category", "set", "pairs", "images"])
 
 
-def _scan(root: str | Path) -> tuple[Dataset | None, list[Problem]]:
+def _scan(root: str | Path, pictures: bool = True) -> tuple[Dataset | None, list[Problem]]:
     """Reads what can be read; records with problems have holes, so only `read` hands them out."""
     folder = Path(root).resolve()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is not there"
         return None, [Problem(str(root), None, "", what, "give the folder with all_train.json")]
-    found = Found(folder)
+    found = Found(folder, pictures)
     train = _records(read_file(found, "all_train.json"), "train")
     val = _records(read_file(found, "all_val.json"), "val")
     refusals = _refusals(read_file(found, "prompt.json"))

@@ -61,9 +61,13 @@ class Use:
 
 @dataclass
 class Found:
-    """Everything seen so far in one dataset folder (`root` is resolved)."""
+    """Everything seen so far in one dataset folder (`root` is resolved).
+
+    `opened`: whether pictures are opened, or only have to be there.
+    """
 
     root: Path
+    opened: bool = True
     problems: list[Problem] = field(default_factory=list)
     uses: list[Use] = field(default_factory=list)
     pictures: dict[Path, str | PictureError] = field(default_factory=dict)
@@ -169,6 +173,8 @@ class Node:
         if not os.path.isfile(path):
             advice = "put the picture there, or remove the record"
             self.note(f"names a missing file ({self.value})", advice)
+            return path
+        if not self.found.opened:
             return path
         try:
             self.found.uses.append(Use(self, path, self.found.digest(path), role, split))

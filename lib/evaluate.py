@@ -1,5 +1,6 @@
 """A model -> answers.jsonl: every question of the evaluation, answered and judged."""
 
+import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,33 @@ class Question:
     reference: str
 
 
-def questions(dataset: Dataset, train_records: int) -> list[Question]:
-    """All of val, specificity, and of train the first `train_records` of each category."""
+class AnswerLog:
+    """Answers as they come, one JSON line each, so that a killed evaluation goes on after the last.
+
+    Without a file they are kept in memory only.
+    """
+
+    def __init__(self, file: Path | None = None):
+        self.file, self.texts = file, {}
+        if file is None:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        whole = [line for line in file.read_bytes().splitlines(keepends=True)
+                 if line.endswith(b"\n")]
+        file.write_bytes(b"".join(whole))  # without a last line that was cut off
+        self.texts = {tuple(key): text for key, text in map(json.loads, whole)}
+
+    def add(self, texts: dict[tuple, str]) -> None:
+        """Keep answers by their keys."""
+        self.texts.update(texts)
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8") as out:
+                out.writelines(json.dumps([key, text]) + "\n" for key, text in texts.items())
+
+
+def questions(dataset: Dataset, train_records: int | None) -> list[Question]:
+    """All of val, specificity, and of train the first `train_records` of each category (or all)."""
     train = [record for category in CATEGORIES
              for record in [r for r in dataset.train if r.category == category][:train_records]]
     asked = [q for record in (*train, *dataset.val) for q in of_record(record)]
@@ -58,23 +84,32 @@ def of_record(record: Record) -> list[Question]:
 
 def evaluate(model, processor, features: Features, asked: Sequence[Question],
              settings: Evaluation, judge: RuleJudge, root: Path,
-             report: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
+             report: Callable[[str], None] = lambda text: None,
+             log: Path | None = None) -> pd.DataFrame:
     """Answers to all questions: one row per answer, in the fields of answers.jsonl.
 
     Greedy for every question, and `settings.samples` sampled ones for those about harmful
-    pictures. `root` is the dataset's folder: pictures are named relative to it.
+    pictures. `root` is the dataset's folder: pictures are named relative to it. What is in the file
+    `log` is not asked again.
     """
+    kept = AnswerLog(log)
     harmful = [question for question in asked if question.set == "harmful"]
     rounds = [(asked, "greedy", 0)] + [(harmful, "sampled", i) for i in range(settings.samples)]
     total, done, rows = sum(len(part) for part, _, _ in rounds), 0, []
     for part, decoding, sample in rounds:
-        queries = [generate.Query(q.image, q.question, _key(q, sample)) for q in part]
-        answers = generate.answer(
-            model, processor, features, queries, settings, decoding == "sampled",
-            lambda n, done=done: report(f"{done + n} of {total} answers"))
-        done += len(part)
-        rows += [_row(q, text, judge, decoding, sample, root)
-                 for q, text in zip(part, answers, strict=True)]
+        keys = [(decoding, sample, q.set, q.record, q.question_index) for q in part]
+        left = [i for i, key in enumerate(keys) if key not in kept.texts]
+        done += len(part) - len(left)
+        generate.answer(
+            model, processor, features,
+            [generate.Query(part[i].image, part[i].question, _key(part[i], sample)) for i in left],
+            settings, decoding == "sampled",
+            lambda n, done=done: report(f"{done + n} of {total} answers"),
+            lambda texts, left=left, keys=keys: kept.add(
+                {keys[left[i]]: text for i, text in texts.items()}))
+        done += len(left)
+        rows += [_row(q, kept.texts[key], judge, decoding, sample, root)
+                 for q, key in zip(part, keys, strict=True)]
     return pd.DataFrame(rows)
 
 

@@ -1,58 +1,29 @@
 """Every run that the chapters need, as steps in the run store: dataset, base model, unlearning.
 
 `steps` is what the pipeline makes; `dataset`, `load`, `answers`, `history` and `probes` are what
-the notebooks read. Independent runs go side by side, one thread each: a run's numbers then do not
-depend on how many are at work.
+the notebooks read; `origins` and `recipes` know how each is made. Independent runs go side by side,
+one thread each: a run's numbers then do not depend on how many are at work.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from pathlib import Path
 
 import pandas as pd
-import torch
-from transformers.utils import logging as transformers_logging
 
 from lib import dataset as datasets
-from lib import evaluate, iconworld, losses, metrics, pretrain, runs
+from lib import losses, metrics, origins, quirks, recipes, runs
 from lib import model as models
-from lib.batching import Features, Packer
 from lib.judges import RuleJudge, known_answers
-from lib.paths import profile_dir
+from lib.origins import BASE_THREADS, Report, quiet
 from lib.profiles import Profile
-from lib.unlearn import Task, unlearn
-from lib.workers import Report, make_all
+from lib.recipes import PROBE, GateError, Run, gate
+from lib.workers import make_all
 
-RECIPE = 1  # to be raised when code changes what a run's numbers are
-BASE_THREADS = 2  # whatever the machine has: the number of threads is part of the arithmetic
-PROBE = 64  # questions per probe, at most: half about harmful pictures and half about safe ones
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-
-
-class GateError(RuntimeError):
-    """The base model is not good enough to unlearn anything from it."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One unlearning run; a weight for PD other than the method's own is part of the sweep."""
-
-    method: str
-    prompt_decouple: bool
-    seed: int
-    prompt_decouple_weight: float | None = None
-
-    @property
-    def row(self) -> dict[str, float]:
-        """The weights of its loss."""
-        return losses.weights(self.method, self.prompt_decouple, self.prompt_decouple_weight)
-
-    def __str__(self) -> str:
-        weight = "" if self.prompt_decouple_weight is None else f" {self.prompt_decouple_weight:g}"
-        return f"{self.method.upper()}{' + PD' * self.prompt_decouple}{weight}, seed {self.seed}"
+__all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "dataset",
+           "ensure", "gate", "history", "load", "main_runs", "original_metrics", "per_answer",
+           "probes", "steps", "sweep_runs"]
 
 
 @dataclass(frozen=True)
@@ -82,27 +53,21 @@ def sweep_runs(profile: Profile) -> list[Run]:
 
 
 def dataset(profile: Profile) -> datasets.Dataset:
-    """The profile's dataset; written first if it is not there."""
-    return _read(_make_dataset(profile))
-
-
-@cache
-def _read(folder: Path) -> datasets.Dataset:
-    """Checks a thousand pictures once per process: what is in the store does not change."""
-    return datasets.read(folder)
+    """The profile's dataset; written, or a real one checked, first if that has not been done."""
+    return origins.read_dataset(profile)
 
 
 def load(profile: Profile, run: Run | None = None) -> tuple:
     """(model, processor): the original model, or with the adapter of a run."""
-    model, processor = models.load(_base(profile).folder() / "model")
+    model, processor = origins.load(profile)
     if run is not None:
-        model = models.load_adapter(model, _done(_run(profile, run)) / "adapter")
+        model = models.load_adapter(model, recipes.run(profile, run).done() / "adapter")
     return model, processor
 
 
 def base_log(profile: Profile) -> pd.DataFrame:
     """The base model's training: stage, step, loss (nats), accuracy (0 to 1)."""
-    return pd.DataFrame(runs.read_jsonl(_done(_base(profile)) / "log.jsonl"))
+    return pd.DataFrame(runs.read_jsonl(origins.base(profile).done() / "log.jsonl"))
 
 
 def answers(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
@@ -113,12 +78,13 @@ def answers(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
 
 
 def per_answer(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
-    """`metrics.per_answer` of these runs, with method, prompt_decouple, seed, weight."""
+    """`metrics.per_answer` of these runs, with method, prompt_decouple, seed, weight; under the
+    paper's names the metrics that `quirks.headline` says."""
     parts = []
     for run in chosen:
         frame = _labelled(profile, run, "answers.jsonl")
         parts.append(metrics.per_answer(frame).assign(**_labels(profile, run)))
-    return pd.concat(parts, ignore_index=True)
+    return quirks.headline(pd.concat(parts, ignore_index=True), profile)
 
 
 def history(profile: Profile, chosen: Sequence[Run]) -> pd.DataFrame:
@@ -143,8 +109,8 @@ def _labelled(profile: Profile, run: Run | None, file: str) -> pd.DataFrame:
 
 
 def _rows(profile: Profile, run: Run | None, file: str) -> pd.DataFrame:
-    made = _vanilla(profile) if run is None else _run(profile, run)
-    return pd.DataFrame(runs.read_jsonl(_done(made) / file))
+    made = recipes.original(profile) if run is None else recipes.run(profile, run)
+    return pd.DataFrame(runs.read_jsonl(made.done() / file))
 
 
 def _with_labels(profile: Profile, run: Run | None, frame: pd.DataFrame) -> pd.DataFrame:
@@ -158,180 +124,12 @@ def _labels(profile: Profile, run: Run | None) -> dict:
         return {"method": "vanilla", "prompt_decouple": 0, "seed": profile.pretraining.seed,
                 "weight": 0.0}
     return {"method": run.method, "prompt_decouple": int(run.prompt_decouple), "seed": run.seed,
-            "weight": run.row.get("prompt_decouple", 0.0)}
-
-
-# What the store holds.
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A result in the profile's store, and how it is built."""
-
-    profile: Profile
-    step: str
-    config: dict
-    build: Callable[[Path], dict | None]
-
-    def folder(self) -> Path:
-        return self._store().folder(self.step, self.config)
-
-    def is_done(self) -> bool:
-        return self._store().is_done(self.step, self.config)
-
-    def make(self) -> Path:
-        return self._store().make(self.step, self.config, self.build)
-
-    def _store(self) -> runs.Store:
-        return runs.Store(profile_dir(self.profile.name))
-
-
-def _done(made: _Made) -> Path:
-    if not made.folder().exists():
-        raise FileNotFoundError(
-            f"{made.folder()} is not there yet: run ./reproduce.sh --profile {made.profile.name}, "
-            "which makes all that the notebooks read.")
-    return made.folder()
-
-
-def _quiet(text: str) -> None:
-    """Reports nothing."""
-
-
-def _dataset(profile: Profile) -> _Made:
-    config = {"recipe": RECIPE, "world": asdict(profile.world)}
-
-    def build(partial_folder: Path) -> dict:
-        folder = iconworld.write(profile.world, partial_folder / "iconworld")
-        read = datasets.read(folder)
-        return {"train": len(read.train), "val": len(read.val)}
-
-    return _Made(profile, "dataset", config, build)
-
-
-def _make_dataset(profile: Profile) -> Path:
-    return _dataset(profile).make() / "iconworld"
-
-
-def _base(profile: Profile, report: Report = _quiet) -> _Made:
-    config = {"recipe": RECIPE, "world": asdict(profile.world), "seed": profile.pretraining.seed,
-              "architecture": asdict(profile.architecture),
-              "pretraining": asdict(profile.pretraining)}
-
-    def build(folder: Path) -> dict:
-        torch.set_num_threads(BASE_THREADS)
-        model, processor, log = pretrain.train(profile, report)
-        models.save(model, processor, folder / "model")
-        runs.write_jsonl(folder / "log.jsonl", log)
-        return {"parameters": sum(p.numel() for p in model.parameters())}
-
-    return _Made(profile, "base", config, build)
-
-
-def _vanilla(profile: Profile, report: Report = _quiet) -> _Made:
-    """The original model's answers, and the gate on them."""
-    config = {"base": _base(profile).folder().name, "dataset": _dataset(profile).folder().name,
-              "evaluation": asdict(profile.evaluation), "recipe": RECIPE}
-
-    def build(folder: Path) -> dict:
-        torch.set_num_threads(BASE_THREADS)
-        model, processor = models.load(_done(_base(profile)) / "model")
-        frame = _evaluate(profile, model, processor, Features(model, processor), report)
-        runs.write_jsonl(folder / "answers.jsonl", frame.to_dict("records"))
-        found = evaluate.summary(frame)
-        if profile.strict:
-            gate(profile, found)
-        return found
-
-    return _Made(profile, "original", config, build)
-
-
-def gate(profile: Profile, found: dict) -> pd.DataFrame:
-    """The gate as a table (metric, reached, needed, passed), from the original's metrics on val.
-
-    Raises GateError at a strict profile unless all four are reached.
-    """
-    val, needed = found["generality"], profile.gate
-    rows = [("asr", val["asr"]["value"], needed.asr, 1),
-            ("exact_match", val["exact_match"]["value"], needed.exact_match, 1),
-            ("sarr", val["sarr"]["value"], needed.sarr, -1),
-            ("specificity", val["specificity"]["value"], needed.specificity, 1)]
-    table = pd.DataFrame([{"metric": name, "reached": value, "needed": bound,
-                           "sense": "at least" if sign > 0 else "at most",
-                           "passed": sign * value >= sign * bound}
-                          for name, value, bound, sign in rows])
-    if profile.strict and not table.passed.all():
-        missed = "; ".join(f"{row.metric} is {row.reached:.3f}, must be {row.sense} {row.needed}"
-                           for row in table[~table.passed].itertuples())
-        raise GateError(
-            f"The base model does not see well enough to unlearn anything from it: {missed}. Raise "
-            "instruction_steps or contrastive_steps of the profile in lib/profiles.py, or try "
-            "another seed there, and run this again.")
-    return table
+            "weight": recipes.row(profile, run).get("prompt_decouple", 0.0)}
 
 
 def original_metrics(profile: Profile) -> dict:
     """metrics.json of the original model."""
-    return runs.read_json(_done(_vanilla(profile)) / "metrics.json")
-
-
-def _run(profile: Profile, run: Run, report: Report = _quiet) -> _Made:
-    config = {"base": _base(profile).folder().name, "dataset": _dataset(profile).folder().name,
-              "weights": run.row, "seed": run.seed, "unlearning": asdict(profile.unlearning),
-              "evaluation": asdict(profile.evaluation), "recipe": RECIPE}
-    return _Made(profile, f"unlearn-{run.method}", config, partial(_unlearn, profile, run, report))
-
-
-def _unlearn(profile: Profile, run: Run, report: Report, folder: Path) -> dict:
-    read, (model, processor) = dataset(profile), models.load(_done(_base(profile)) / "model")
-    packer = Packer(model, processor, _features(_base(profile).folder()))
-    task = Task(run.row, run.seed, profile.unlearning)
-    probe = partial(_probe, profile, processor, packer.features, read)
-    model, history, probes = unlearn(model, packer, read, task, folder / "checkpoint", probe,
-                                     report)
-    model.save_pretrained(folder / "adapter")
-    for name, rows in (("history", history), ("probes", probes)):
-        runs.write_jsonl(folder / f"{name}.jsonl", [dict(sorted(row.items())) for row in rows])
-    model.merge_adapter()  # the same weights in fewer matrices: generation takes half the time
-    frame = _evaluate(profile, model, processor, packer.features, report)
-    runs.write_jsonl(folder / "answers.jsonl", frame.to_dict("records"))
-    return evaluate.summary(frame)
-
-
-@cache
-def _features(base: Path) -> Features:
-    """The tower never changes, so one worker's runs share its features."""
-    return Features(*models.load(base / "model"))
-
-
-def _evaluate(profile: Profile, model, processor, features: Features,
-              report: Report) -> pd.DataFrame:
-    judge, read = RuleJudge(), dataset(profile)
-    known_answers(judge)
-    asked = evaluate.questions(read, profile.evaluation.train_records)
-    return evaluate.evaluate(model, processor, features, asked, profile.evaluation, judge,
-                             read.root, report)
-
-
-def _probe(profile: Profile, processor, features: Features, read: datasets.Dataset,
-           model) -> dict:
-    """RR and SARR on a few questions of val."""
-    asked = evaluate.questions(read, 0)
-    few = [question for kind in ("harmful", "safe")
-           for question in _spread(evaluate.only(asked, set=kind, split="val"), PROBE // 2)]
-    model.eval()
-    frame = evaluate.evaluate(model, processor, features, few, _greedy(profile.evaluation),
-                              RuleJudge(), read.root)
-    found = evaluate.summary(frame)["generality"]
-    return {name: found[name]["value"] for name in ("asr", "rr", "sarr")}
-
-
-def _spread(items: Sequence, count: int) -> list:
-    return list(items)[:: max(1, len(items) // count)]
-
-
-def _greedy(settings):
-    return type(settings)(**{**asdict(settings), "samples": 0})
+    return runs.read_json(recipes.original(profile).done() / "metrics.json")
 
 
 # What the pipeline makes.
@@ -341,19 +139,31 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int) -> list[Step]:
     """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side."""
     known_answers(RuleJudge())
     wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
-    every = {"dataset": _step(_dataset, profile, "dataset", 0.1),
-             "base": _step(_base, profile, "small LLaVA, from nothing", profile.base_minutes),
-             "original": _step(_vanilla, profile, "original model: answers and gate",
+    every = {**_prepared(profile),
+             "original": _step(recipes.original, profile, "original model: answers and gate",
                                profile.run_minutes / 6),
              "baselines": _group(profile, "unlearning without PD", main_runs(profile, False), jobs),
              "decoupled": _group(profile, "unlearning with PD", main_runs(profile, True), jobs),
              "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs)}
-    return [every[name] for name in wanted]
+    return [every[name] for name in wanted if name in every]
+
+
+def _prepared(profile: Profile) -> dict[str, Step]:
+    """What comes before the first answer: a world and a model of our own, or what is given."""
+    if not profile.real:
+        return {"dataset": _step(origins.dataset, profile, "dataset", 0.1),
+                "base": _step(origins.base, profile, "small LLaVA, from nothing",
+                              profile.base_minutes)}
+    checked = {"dataset": _step(origins.dataset, profile, "dataset: read and checked", 2)}
+    if not profile.runtime.stored_features:
+        return checked
+    return {**checked, "tower": _step(origins.tower, profile, "vision tower's features", 5)}
 
 
 _READERS = {  # step: the chapters that need it
     "dataset": ("00", "01", "02", "03", "04", "05"),
     "base": ("00", "02", "03", "04", "05"),
+    "tower": ("00", "02", "03", "04", "05"),
     "original": ("00", "02", "03", "04", "05"),
     "baselines": ("02", "03", "04", "05"),
     "decoupled": ("02", "03", "04", "05"),
@@ -365,13 +175,13 @@ def _step(describe: Callable, profile: Profile, name: str, minutes: float) -> St
     made = describe(profile)
 
     def make(report: Report) -> None:
-        (describe(profile) if describe is _dataset else describe(profile, report)).make()
+        describe(profile, report).make()
 
     return Step(made.folder().name, name, minutes, made.is_done, make)
 
 
 def _group(profile: Profile, name: str, chosen: list[Run], jobs: int) -> Step:
-    made = [_run(profile, run) for run in chosen]
+    made = [recipes.run(profile, run) for run in chosen]
     folders = sorted(each.folder().name for each in made)
     label = f"{name}: {len(chosen)} runs"
     return Step(sha256(" ".join(folders).encode()).hexdigest()[:12], label,
@@ -380,12 +190,12 @@ def _group(profile: Profile, name: str, chosen: list[Run], jobs: int) -> Step:
                 lambda report: ensure(profile, chosen, jobs, report))
 
 
-def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = _quiet) -> None:
+def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = quiet) -> None:
     """Make those of the runs that are not there, `jobs` at once (`workers.make_all`)."""
-    missing = [run for run in chosen if not _run(profile, run).is_done()]
+    missing = [run for run in chosen if not recipes.run(profile, run).is_done()]
     if missing:
         make_all(missing, partial(_make_run, profile), jobs, report)
 
 
 def _make_run(profile: Profile, run: Run, report: Report) -> None:
-    _run(profile, run, report).make()
+    recipes.run(profile, run, report).make()

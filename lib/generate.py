@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
-from lib.batching import Features, prompt
+from lib.batching import Features, encode, prompt
 from lib.model import llava
 from lib.profiles import Evaluation
 
@@ -24,26 +24,31 @@ class Query:
 
 
 def answer(model, processor, features: Features, queries: Sequence[Query], settings: Evaluation,
-           sampled: bool = False, report: Callable[[int], None] = lambda done: None) -> list[str]:
+           sampled: bool = False, report: Callable[[int], None] = lambda done: None,
+           keep: Callable[[dict[int, str]], None] = lambda answers: None) -> list[str]:
     """The model's answers to `queries`, in their order.
 
     Greedy, or one sample each (temperature and top-p of `settings`) whose randomness depends on the
-    query's key alone: not on the batch it happens to be in. `report` is told how many are done.
+    query's key alone: not on the batch it happens to be in. After each batch `keep` is given its
+    answers, by place in `queries`, and `report` is told how many are done.
     """
     tokenizer = processor.tokenizer
     features.add([query.image for query in queries if query.image is not None])
-    prompts = [tokenizer(prompt(processor, query.question, query.image is not None)).input_ids
+    prompts = [encode(tokenizer, prompt(processor, query.question, query.image is not None))
                for query in queries]
     # Like lengths side by side; pictures and texts apart, since one forward takes either.
     order = sorted(range(len(queries)), key=lambda i: (queries[i].image is None, len(prompts[i])))
     answers: dict[int, str] = {}
     for part in _parts(order, queries, settings.batch):
-        ids, mask = _left_padded([prompts[i] for i in part], tokenizer.pad_token_id)
+        ids, mask = (tensor.to(llava(model).device) for tensor in
+                     _left_padded([prompts[i] for i in part], tokenizer.pad_token_id))
         embeds = _embeds(model, ids, [queries[i].image for i in part], features)
         keys = [queries[i].key for i in part] if sampled else None
         tokens = _generate(model, tokenizer, embeds, mask, keys, settings)
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        answers.update(zip(part, (text.strip() for text in texts), strict=True))
+        fresh = dict(zip(part, (text.strip() for text in texts), strict=True))
+        answers.update(fresh)
+        keep(fresh)
         report(len(answers))
     return [answers[i] for i in range(len(queries))]
 
@@ -68,7 +73,8 @@ def _embeds(model, ids: Tensor, images: Sequence[Path | None], features: Feature
     embeds = whole.get_input_embeddings()(ids)
     if images[0] is None:
         return embeds
-    seen = whole.model.multi_modal_projector(torch.stack([features(image) for image in images]))
+    seen = whole.model.multi_modal_projector(
+        torch.stack([features(image) for image in images]).to(whole.device))
     at_image = (ids == whole.config.image_token_id)[..., None]
     return embeds.masked_scatter(at_image, seen.to(embeds.dtype))
 

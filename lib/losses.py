@@ -111,7 +111,8 @@ def nll_terms(logits: Tensor, targets: Tensor, answers: Tensor,
     means = per_answer(tokens, answers, len(names))
     found = {name: means[[i for i, of in enumerate(names) if of == name]].mean()
              for name in dict.fromkeys(names)}
-    pooled = torch.tensor([name in ("refusal", "retain") for name in names])[answers]
+    pooled = torch.tensor([name in ("refusal", "retain") for name in names],
+                          device=answers.device)[answers]
     if pooled.any():
         found["refusal_and_retain"] = tokens[pooled].mean()
     return found
@@ -127,9 +128,13 @@ def kl(original: Tensor, current: Tensor, answers: Tensor, count: int) -> Tensor
     >>> round(kl(even, sure, torch.tensor([0]), 1).item(), 4)  # (ln 2 + ln 2/3) / 2
     0.1438
     """
-    tokens = functional.kl_div(current.float().log_softmax(-1), original.float().log_softmax(-1),
-                               reduction="none", log_target=True).sum(-1)
-    return per_answer(tokens, answers, count).mean()
+    return per_answer(token_kl(original, current), answers, count).mean()
+
+
+def token_kl(original: Tensor, current: Tensor) -> Tensor:
+    """KL(original || current) of each token, nats. Logits: [tokens, vocabulary] -> [tokens]."""
+    return functional.kl_div(current.float().log_softmax(-1), original.float().log_softmax(-1),
+                             reduction="none", log_target=True).sum(-1)
 
 
 def table(rows: str = "official") -> pd.DataFrame:

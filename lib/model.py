@@ -1,9 +1,11 @@
 """LLaVA and its processor: built small from nothing, or loaded; and LoRA as the paper uses it.
 
 A model lives on disk as LLaVA-1.5 does (config, safetensors, processor with chat template), so
-one loading path serves the small one and the real one.
+one loading path serves the small one and the real one; a `Runtime` says on which device, in which
+numbers, and whether in four bits.
 """
 
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterable
@@ -16,6 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
+    BitsAndBytesConfig,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -25,7 +28,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lib.profiles import Architecture, Unlearning
+from lib import sources
+from lib.profiles import CPU, Architecture, Runtime, Unlearning
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's to change
@@ -96,15 +100,63 @@ def save(model, processor, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def load(folder: str | Path) -> tuple:
-    """A model in evaluation mode and its processor, from a folder in LLaVA's format."""
-    if not (Path(folder) / "config.json").exists():
+def load(source: str | Path, runtime: Runtime = CPU) -> tuple:
+    """A model in evaluation mode and its processor, from a folder in LLaVA's format or the hub.
+
+    Raises FileNotFoundError where there is none, ValueError for one that is not whole.
+    """
+    folder = sources.folder(source)
+    if not (folder / "config.json").exists():
         raise FileNotFoundError(f"There is no model in {folder} (no config.json).")
+    device = device_of(runtime)
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype_of(runtime), attn_implementation=runtime.attention,
+        trust_remote_code=False, use_safetensors=True, output_loading_info=True,
+        device_map=None if device == "cpu" else {"": device},
+        quantization_config=_four_bits(runtime) if runtime.four_bit else None)
+    if info["missing_keys"]:  # transformers would fill them with random numbers
+        raise ValueError(f"The model in {folder} lacks {len(info['missing_keys'])} weights, such "
+                         f"as {min(info['missing_keys'])}: copy or download it again.")
+    return model.eval(), _processor(folder, model.config)
+
+
+def _processor(folder: Path, config: LlavaConfig):
+    """The processor, told what older downloads of LLaVA-1.5 do not say: how an image is counted."""
     processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    model = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False,
-        use_safetensors=True)
-    return model.eval(), processor
+    processor.patch_size = config.vision_config.patch_size
+    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    processor.num_additional_image_tokens = 1  # CLIP's CLS token
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def device_of(runtime: Runtime) -> str:
+    """ "cpu" or "cuda". Raises RuntimeError when a GPU is asked for and none can be used."""
+    there = torch.cuda.is_available()
+    if runtime.device == "cuda" and not there:
+        raise RuntimeError("The profile asks for a GPU, and torch finds none here: check the "
+                           'driver and the torch build, or set device="auto" in lib/profiles.py.')
+    return ("cuda" if there else "cpu") if runtime.device == "auto" else runtime.device
+
+
+def dtype_of(runtime: Runtime) -> torch.dtype:
+    """The numbers in which the frozen weights and the activations are."""
+    if runtime.dtype == "auto":
+        return torch.float32 if device_of(runtime) == "cpu" else torch.bfloat16
+    return getattr(torch, runtime.dtype)
+
+
+def _four_bits(runtime: Runtime) -> BitsAndBytesConfig:
+    """QLoRA's format for the language model. Raises RuntimeError without GPU or bitsandbytes."""
+    if device_of(runtime) == "cpu" or not importlib.util.find_spec("bitsandbytes"):
+        raise RuntimeError("four_bit needs an NVIDIA GPU and bitsandbytes: pip install -e '.[gpu]' "
+                           "installs it; or set four_bit=False in lib/profiles.py.")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                              bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=dtype_of(runtime),
+                              llm_int8_skip_modules=["vision_tower", "multi_modal_projector",
+                                                     "lm_head"])
 
 
 def add_lora(model, settings: Unlearning) -> PeftModel:
@@ -113,9 +165,17 @@ def add_lora(model, settings: Unlearning) -> PeftModel:
     With the projector in `modules_to_save`, `disable_adapter()` brings back the original model
     whole. At first the two give the same logits (LoRA's B is zero). The rest is frozen.
     """
-    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0,
-                        target_modules=LORA_TARGETS, modules_to_save=["multi_modal_projector"])
-    return get_peft_model(model, config)
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha,
+                        lora_dropout=settings.lora_dropout, target_modules=LORA_TARGETS,
+                        modules_to_save=["multi_modal_projector"])
+    # In the model's own numbers: the float32 copies that AdamW needs are the training loop's.
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def checkpoint_layers(model: LlavaForConditionalGeneration) -> None:
+    """In training, keep a layer's input only and compute the rest again for the gradient."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer transformers
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def load_adapter(model, folder: Path) -> PeftModel:
@@ -125,7 +185,8 @@ def load_adapter(model, folder: Path) -> PeftModel:
     `ckpt_infer.py`, which loads with strict=False).
     """
     try:
-        adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+        adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True,
+                                            autocast_adapter_dtype=False)
     except KeyError as missing:  # the projector's names it does look for
         raise ValueError(f"The adapter in {folder} does not fit the model: it lacks {missing}."
                          ) from None
@@ -154,6 +215,7 @@ def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
     unlearning, so they are computed once.
     """
     config = llava(model).config
-    states = llava(model).model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    tower = llava(model).model.vision_tower
+    states = tower(pixels.to(tower.device, tower.dtype), output_hidden_states=True).hidden_states
     chosen = states[config.vision_feature_layer]
     return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen

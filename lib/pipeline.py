@@ -76,13 +76,20 @@ def show(plan: Plan) -> None:
     print(f"In all: {minutes_in_words(left)}." if left else "Nothing to do.", flush=True)
 
 
-def fits(options: argparse.Namespace) -> bool:
-    """Print what a real profile costs on the GPU; False: it does not fit, and is not to start."""
+def fits(profile: profiles.Profile, gpu: gpus.Gpu | None) -> bool:
+    """Print what a real profile costs, on this machine's GPU unless one is named.
+
+    False: it does not fit, and should not start.
+    """
     from lib.costs import costs
 
-    expected = costs(options.profile, options.gpu or gpus.found())
+    try:
+        expected = costs(profile, gpu or gpus.found())
+    except ValueError as unknown:  # a model on the hub that is not LLaVA-1.5
+        print(f"What this costs cannot be told: {unknown}", flush=True)
+        return True
     print(expected, flush=True)
-    return options.list or not expected.problems
+    return not expected.problems
 
 
 def run(plan: Plan) -> list[str]:
@@ -162,13 +169,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="./reproduce.sh", allow_abbrev=False, add_help=False)
     parser.add_argument("--profile", default=PUBLISHED_PROFILE)
     parser.add_argument("--only")
-    parser.add_argument("--jobs", default=str(min(cores(), MOST_JOBS)))
+    parser.add_argument("--model")
+    parser.add_argument("--data")
+    parser.add_argument("--jobs")
     parser.add_argument("--gpu")
     for flag in ("--list", "--fresh", "--publish", "--test"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
-    options.profile = profiles.get(options.profile)
+    options.profile = profiles.get(options.profile, _placed(options.model), _placed(options.data))
     options.gpu = gpus.named(options.gpu) if options.gpu else None
+    if options.profile.real and not options.list:
+        profiles.data_of(options.profile)
+    if options.jobs is None:  # a real model fills its GPU
+        options.jobs = "1" if options.profile.real else str(min(cores(), MOST_JOBS))
     options.notebooks = [] if options.test else chapters.choose(options.only)
     if not (options.jobs.isdecimal() and int(options.jobs) > 0):
         raise ValueError(f"--jobs {options.jobs}: give a whole number from 1 up, the runs that go "
@@ -178,6 +191,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"--publish copies a full run of the profile {PUBLISHED_PROFILE}: leave "
                          "out --only and --profile.")
     return options
+
+
+def hand_down(profile: profiles.Profile) -> None:
+    """Let the notebooks' kernels, which know only the profile's name, find its model and data."""
+    if profile.real:
+        os.environ.update(SAFEERASER_MODEL=profile.model, SAFEERASER_DATA=profile.data or "")
+
+
+def _placed(source: str | None) -> str | None:
+    """A folder as seen from where ./reproduce.sh was called, absolute; a hub name as it is."""
+    folder = Path(os.environ.get("SAFEERASER_CALLED_FROM", "."), source or "").resolve()
+    return str(folder) if source and folder.is_dir() else source
 
 
 def cores() -> int:
@@ -192,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    hand_down(options.profile)
     if options.test:
         return subprocess.call([sys.executable, "-m", "pytest"], cwd=paths.ROOT)
     folder = paths.profile_dir(options.profile.name)
@@ -199,10 +225,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Removing {folder}", flush=True)
         shutil.rmtree(folder)
     try:
+        if options.profile.real and not fits(options.profile, options.gpu) and not options.list:
+            return 2
+        if options.profile.real and options.profile.data is None:  # then it is a --list
+            print("Which steps are there already can be told once --data names the dataset.")
+            return 0
         plan = make_plan(options.profile, options.notebooks, options.jobs)
         show(plan)
-        if options.profile.real and not fits(options):
-            return 2
         if options.list:
             return 0
         (folder / FAILURE).unlink(missing_ok=True)

@@ -121,6 +121,9 @@ class Runtime:
     stored_features: bool = False  # the tower's features on disk, or in memory
 
 
+CPU = Runtime()
+
+
 @dataclass(frozen=True)
 class Profile:
     """Everything that determines the results of `runs/<name>/`."""
@@ -142,7 +145,7 @@ class Profile:
     judge: str = "rules"
     generator: str = "transformers"
     official_quirks: bool = False  # what the official code does and the paper does not say
-    runtime: Runtime = Runtime()
+    runtime: Runtime = CPU
 
     @property
     def real(self) -> bool:
@@ -194,6 +197,15 @@ LLAVA_13B = replace(
     model="llava-hf/llava-1.5-13b-hf",
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
+
+
+def data_of(profile: Profile) -> str:
+    """The place of a real profile's data. Raises ValueError, with what to do, if none is given."""
+    if profile.data is None:
+        raise ValueError(f"The profile {profile.name} reads SafeEraser's own data, which we may "
+                         "not hand on: download it (README, \"Running at full scale\") and give "
+                         "its folder with --data, or in SAFEERASER_DATA.")
+    return profile.data
 
 
 def get(name: str, model: str | None = None, data: str | None = None) -> Profile:

@@ -1,14 +1,16 @@
 """One unlearning run: LoRA and projector trained on a method's row of weights, resumable.
 
 Which pictures, wordings and refusals a step sees follows from (seed, step) alone, so a run that was
-killed goes on from its checkpoint exactly as if it had not been.
+killed goes on from its checkpoint exactly as if it had not been. A step's rows go through the model
+in as many lots as its memory asks for; the gradient is that of the whole step.
 """
 
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import losses
-from lib.batching import Batch, Example, Group, Packer, answer_logits
-from lib.dataset import Dataset, Record
-from lib.model import add_lora
-from lib.profiles import Unlearning
+from lib import losses, quirks
+from lib.batching import Batch, Group, Packer, answer_logits
+from lib.dataset import Dataset
+from lib.lessons import chosen, groups, lots, shares
+from lib.model import add_lora, checkpoint_layers, llava
+from lib.profiles import CPU, Runtime, Unlearning
 from lib.runs import write_json
 
 WATCHED = ("forget", "refusal", "retain", "kl", "prompt_decouple")
@@ -33,6 +36,8 @@ class Task:
     row: Mapping[str, float]
     seed: int
     settings: Unlearning
+    runtime: Runtime = CPU
+    official_quirks: bool = False
 
 
 def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Path,
@@ -43,15 +48,23 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
     Returns (model with adapter, history: one row per step with loss, gradient norm and every term
     of the loss, probes: rows of `probe(model)` and of the other terms, every `probe_every` steps).
     """
+    steps = task.settings.steps_for(len(dataset.train))
+    task = replace(task, settings=replace(task.settings, steps=steps, epochs=None))
     torch.manual_seed(task.seed)
     model = add_lora(model, task.settings)
+    if task.runtime.gradient_checkpointing:
+        checkpoint_layers(llava(model))
     run = _Run(model, task)
     run.resume(checkpoint)
-    steps = task.settings.steps
     while run.step < steps:
         if run.step % task.settings.probe_every == 0:
             run.probe(packer, dataset, probe)
-        run.advance(packer, dataset)
+        try:
+            found = run.collect(packer, dataset)
+        except torch.OutOfMemoryError:  # with fewer rows per forward it can go on from here
+            run.save(checkpoint)
+            raise
+        run.update(found)
         if run.step % task.settings.checkpoint_every == 0 and run.step < steps:
             run.save(checkpoint)
         report(f"step {run.step} of {steps}")
@@ -65,26 +78,73 @@ class _Run:
     def __init__(self, model, task: Task):
         self.model, self.task = model, task
         self.step, self.history, self.probes = 0, [], []
-        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.model_parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        # A step of 1e-4 is lost in bfloat16's three digits, so AdamW works on float32 copies.
+        self.trained = {n: p if p.dtype == torch.float32 else p.detach().float().requires_grad_()
+                        for n, p in self.model_parameters.items()}
         self.optimizer = torch.optim.AdamW(self.trained.values(), lr=task.settings.lr,
                                            weight_decay=task.settings.weight_decay)
 
-    def advance(self, packer: Packer, dataset: Dataset) -> None:
+    def collect(self, packer: Packer, dataset: Dataset) -> dict[str, float]:
+        """The gradient of one step, a lot at a time; every term and the loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(1_000_003 * self.task.seed + self.step)  # of LoRA's dropout
+        self.model.train()
+        parts = lots(self._rows(dataset), self.task.runtime.micro_batch)
+        found: Counter[str] = Counter()
+        for lot, share in zip(parts, self._shares(packer, parts), strict=True):
+            values = self._terms(packer, lot, "kl" in self.task.row)
+            row = {name: weight * share[name] for name, weight in self.task.row.items()
+                   if name in values}
+            loss = losses.total(values, row)
+            loss.backward()
+            self._take_gradients()
+            found.update({"loss": loss.item(), **_items(values, share)})
+        return dict(found)
+
+    def update(self, found: dict[str, float]) -> None:
         """One step of the optimizer; its row of history."""
-        records = chosen(dataset.train, self.task.settings.images, self.task.seed, self.step)
-        rng = np.random.default_rng([self.task.seed, 1, self.step])
-        rows = groups(records, dataset.refusals, self.task.row, rng, self.task.settings.queries)
-        found = terms(self.model, packer, rows, "kl" in self.task.row)
-        loss = losses.total(found, self.task.row)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.task.settings)
-        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.task.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._hand_out()
         self.step += 1
-        self.history.append({"step": self.step, "loss": loss.item(), "gradient_norm": norm.item(),
-                             **{name: value.item() for name, value in found.items()}})
+        self.history.append({"step": self.step, "gradient_norm": norm.item(), **found})
+
+    def _rows(self, dataset: Dataset) -> list[Group]:
+        """What this step sees."""
+        task, rng = self.task, np.random.default_rng([self.task.seed, 1, self.step])
+        records = chosen(dataset.train, task.settings.images, task.seed, self.step)
+        if not task.official_quirks:
+            return groups(records, dataset.refusals, task.row, rng, task.settings.queries)
+        others = quirks.partners(records, dataset.train, rng)
+        parts = [groups(of, dataset.refusals, row, rng, task.settings.queries)
+                 for of, row in zip((records, others), quirks.sides(task.row), strict=True)]
+        return quirks.capitalized([*parts[0], *parts[1]])
+
+    def _terms(self, packer: Packer, rows: Sequence[Group], with_kl: bool) -> dict[str, Tensor]:
+        return terms(self.model, packer, rows, with_kl, self.task.official_quirks)
+
+    def _shares(self, packer: Packer, parts: Sequence[Sequence[Group]]) -> list[dict[str, float]]:
+        return shares(packer, parts, self.task.official_quirks)
+
+    def _take_gradients(self) -> None:
+        """Add the model's gradients to those of the float32 copies, where there are copies."""
+        for name, copy in self.trained.items():
+            parameter = self.model_parameters[name]
+            if copy is not parameter and parameter.grad is not None:
+                gradient = parameter.grad.float()
+                copy.grad = gradient if copy.grad is None else copy.grad + gradient
+                parameter.grad = None
+
+    @torch.no_grad()
+    def _hand_out(self) -> None:
+        """Give the model what the float32 copies are now."""
+        for name, copy in self.trained.items():
+            if copy is not self.model_parameters[name]:
+                self.model_parameters[name].copy_(copy)
 
     @torch.no_grad()
     def probe(self, packer: Packer, dataset: Dataset, ask: Callable[[object], dict]) -> None:
@@ -94,9 +154,12 @@ class _Run:
         records = dataset.val[:: max(1, len(dataset.val) // self.task.settings.images)]
         rng = np.random.default_rng([self.task.seed, 2])
         everything = groups(records, dataset.refusals, dict.fromkeys(WATCHED, 1.0), rng)
-        found = terms(self.model, packer, everything, True)
+        parts, found = lots(everything, self.task.runtime.micro_batch), Counter()
+        self.model.eval()
+        for lot, share in zip(parts, self._shares(packer, parts), strict=True):
+            found.update(_items(self._terms(packer, lot, True), share))
         self.probes.append({"step": self.step, **ask(self.model),
-                            **{name: found[name].item() for name in WATCHED}})
+                            **{name: found[name] for name in WATCHED}})
 
     def save(self, folder: Path) -> None:
         """Replace the checkpoint in `folder` in one go."""
@@ -125,82 +188,42 @@ class _Run:
             for name, parameter in self.trained.items():
                 parameter.copy_(weights[name])
                 self.optimizer.state[parameter] = {
-                    key.rpartition("/")[2]: value for key, value in moments.items()
-                    if key.rpartition("/")[0] == name}
+                    (kind := key.rpartition("/")[2]):
+                        value if kind == "step" else value.to(parameter.device)
+                    for key, value in moments.items() if key.rpartition("/")[0] == name}
+        self._hand_out()
         state = json.loads((saved[-1] / "state.json").read_text(encoding="utf-8"))
         self.step, self.history, self.probes = state["step"], state["history"], state["probes"]
 
 
-def chosen(records: Sequence[Record], count: int, seed: int, step: int) -> list[Record]:
-    """The records of one step: each once per epoch, in an order that follows from the seed."""
-    places = range(step * count, (step + 1) * count)
-    orders = {epoch: np.random.default_rng([seed, 0, epoch]).permutation(len(records))
-              for epoch in {place // len(records) for place in places}}
-    return [records[orders[place // len(records)][place % len(records)]] for place in places]
+def _items(values: Mapping[str, Tensor], share: Mapping[str, float]) -> dict[str, float]:
+    return {name: value.item() * share[name] for name, value in values.items()}
 
 
-def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str, float],
-           rng, queries: int | None = None) -> list[Group]:
-    """The rows of one step: per record its harmful and its safe picture, and all texts together.
-
-    Only what a term of `row` asks for. Of a record's four queries and of its four retain pairs so
-    many are drawn, the same queries for both pictures (None: all). The official code draws a retain
-    item and a PD item of other records (data_module.py:153); here all are of the same record.
-    """
-    keeps = {"retain", "kl", "refusal_and_retain"} & set(row)
-    found, texts = [], []
-    # All draws before any refusal: so the methods see the same pairs.
-    drawn = [(_some(record.unsafe_pairs, queries, rng),
-              _some([*record.text_pairs, *record.image_pairs], queries, rng)) for record in records]
-    for record, (asked, kept) in zip(records, drawn, strict=True):
-        sets, harmful = record.sets(), []
-        for pair in (sets["forget"][1][i] for i in asked):
-            if "forget" in row:
-                harmful.append(Example("forget", pair.question, pair.answer))
-            if {"refusal", "refusal_and_retain"} & set(row):
-                refusal = refusals[rng.integers(len(refusals))]
-                harmful.append(Example("refusal", pair.question, refusal))
-        if keeps:
-            pairs = [*sets["retain text"][1], *sets["retain image"][1]]
-            count = len(sets["retain text"][1])
-            texts += _examples("retain", [pairs[i] for i in kept if i < count])
-            harmful += _examples("retain", [pairs[i] for i in kept if i >= count])
-        if harmful:
-            found.append(Group(record.image, tuple(harmful)))
-        if "prompt_decouple" in row:
-            pairs = sets["prompt decouple"][1]
-            safe = _examples("prompt_decouple", [pairs[i] for i in asked])
-            found.append(Group(record.safe_image, tuple(safe)))
-    # Texts in rows about as long as the pictures' rows, so that little is padding.
-    return found + [Group(None, tuple(texts[i : i + 6])) for i in range(0, len(texts), 6)]
-
-
-def _some(items: Sequence, count: int | None, rng) -> list[int]:
-    """Places of `count` of the items, in order."""
-    return sorted(rng.permutation(len(items))[:count])
-
-
-def _examples(term: str, pairs: Sequence) -> list[Example]:
-    return [Example(term, pair.question, pair.answer) for pair in pairs]
-
-
-def terms(model, packer: Packer, rows: Sequence[Group], with_kl: bool) -> dict[str, Tensor]:
+def terms(model, packer: Packer, rows: Sequence[Group], with_kl: bool,
+          official_quirks: bool = False) -> dict[str, Tensor]:
     """Every term of the loss that the rows hold answers for, in one forward (KL: and a half)."""
     batch = packer.pack(rows)
     logits = answer_logits(model, batch)
     found = losses.nll_terms(logits, batch.targets, batch.answers, batch.terms)
-    if with_kl:
-        found["kl"] = _kl(model, packer, rows, batch, logits)
+    if with_kl and "retain" in found:
+        retain = _retain(packer, rows)
+        found["kl"] = (quirks.kl_everywhere(model, retain) if official_quirks else
+                       _kl(model, retain, batch, logits))
     return found
 
 
-def _kl(model, packer: Packer, rows: Sequence[Group], batch: Batch, logits: Tensor) -> Tensor:
-    """KL on the retain answers, to the same model with adapter and projector switched back."""
+def _retain(packer: Packer, rows: Sequence[Group]) -> Batch:
     kept = [Group(row.image, tuple(e for e in row.examples if e.term == "retain")) for row in rows]
-    retain = packer.pack([row for row in kept if row.examples])
+    return packer.pack([row for row in kept if row.examples])
+
+
+def _kl(model, retain: Batch, batch: Batch, logits: Tensor) -> Tensor:
+    """KL on the retain answers, to the same model with adapter and projector switched back."""
     with torch.no_grad(), model.disable_adapter():
         original = answer_logits(model, retain)
-    ours = torch.tensor([term == "retain" for term in batch.terms])[batch.answers]
+    ours = torch.tensor([term == "retain" for term in batch.terms],
+                        device=logits.device)[batch.answers]
     return losses.kl(original, logits[ours], retain.answers, len(retain.terms))
 
 

@@ -174,6 +174,40 @@ def test_progress_goes_through_all_rounds(llava, world, asked):
     assert [int(text.split()[0]) for text in told] == sorted(int(t.split()[0]) for t in told)
 
 
+# A killed evaluation.
+
+
+class Killed(BaseException):
+    """What stops an evaluation in a test, as a signal would."""
+
+
+def test_a_killed_evaluation_asks_only_what_is_left(llava, world, asked, frame, tmp_path):
+    log, settings = tmp_path / "checkpoint" / "answers.jsonl", replace(SETTINGS, batch=16)
+
+    def kill(text):
+        if int(text.split()[0]) > len(asked) + 20:  # in the middle of the first sampled round
+            raise Killed
+
+    with pytest.raises(Killed):
+        answered(llava, world, asked, settings, report=kill, log=log)
+    kept = len(log.read_text().splitlines())
+    with log.open("a") as file:
+        file.write('[["greedy", 0, "harmful", "cut o')  # killed in the middle of a line
+    told = []
+    again = answered(llava, world, asked, settings, report=told.append, log=log)
+    pd.testing.assert_frame_equal(again, frame)
+    assert int(told[0].split()[0]) == kept + 16
+    assert len(log.read_text().splitlines()) == len(frame)
+
+
+def test_answers_come_back_from_a_log_letter_by_letter(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    texts = {("greedy", 0, "safe", "train/a", 0): "two\nlines \u2028 and \"quotes\"",
+             ("sampled", 1, "harmful", "train/\u00e4", 3): ""}
+    evaluate.AnswerLog(file).add(texts)
+    assert evaluate.AnswerLog(file).texts == texts
+
+
 # The summary.
 
 

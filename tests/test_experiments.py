@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import experiments, generate, losses, metrics
+from lib import experiments, generate, losses, metrics, origins
 from lib.batching import Features
 from lib.experiments import GateError, Run
 from lib.runs import read_json, read_jsonl
@@ -326,7 +326,7 @@ def test_a_strict_profile_s_base_model_stops_the_pipeline_before_any_run(tiny, t
     for folder in (tmp_path / "runs" / "tiny").glob("original-*"):
         shutil.rmtree(folder)
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(experiments, "BASE_THREADS", 1)
+    monkeypatch.setattr(origins, "BASE_THREADS", 1)
     original = experiments.steps(replace(tiny, strict=True), ["00"], 1)[2]
     with pytest.raises(GateError, match="does not see well enough"):
         original.make(lambda text: None)

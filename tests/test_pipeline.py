@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from lib import chapters
+from lib import chapters, pipeline, profiles
 from tests import toy_repository
 from tests.toy_repository import CLAIM, FIGURE, IMPORTS, notebook
 
@@ -252,3 +252,49 @@ def test_the_option_test_runs_pytest_in_the_repository(fresh):
         env=toy_repository.environment(PYTEST_ADDOPTS=""), timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 passed" in result.stdout.splitlines()[-1]
+
+
+# Models and data from elsewhere.
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    """A model and a data folder, and nothing in the environment."""
+    for name in ("MODEL", "DATA", "CALLED_FROM"):
+        monkeypatch.setenv(f"SAFEERASER_{name}", "")  # set, so that it is put back afterwards
+        monkeypatch.delenv(f"SAFEERASER_{name}")
+    for name in ("model", "data"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_a_real_profile_takes_model_and_data_and_fills_one_gpu(given):
+    options = pipeline.parse(["--profile", "llava-7b", "--model", str(given / "model"),
+                              "--data", "somebody/safeeraser"])
+    assert options.profile.model == str(given / "model")
+    assert options.profile.data == "somebody/safeeraser"
+    assert options.jobs == 1
+
+
+def test_a_relative_folder_is_one_from_where_the_command_was_called(given, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_CALLED_FROM", str(given))
+    options = pipeline.parse(["--profile", "llava-13b", "--data", "data"])
+    assert options.profile.data == str(given / "data")
+    assert options.profile.model == "llava-hf/llava-1.5-13b-hf"
+
+
+def test_the_kernels_find_the_same_model_and_data_by_the_profile_s_name(given):
+    profile = pipeline.parse(["--profile", "llava-7b", "--data", str(given / "data")]).profile
+    pipeline.hand_down(profile)
+    assert profiles.get("llava-7b") == profile
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--profile", "llava-7b"], "give its folder with --data"),
+    (["--profile", "laptop", "--data", "x"], "--model and --data are for llava-7b"),
+])
+def test_data_that_are_missing_or_not_wanted_are_said_in_one_sentence(toy, fresh, given, options,
+                                                                      words):
+    result = toy.run(*options)
+    assert result.status == 2
+    assert words in result.err

@@ -12,7 +12,7 @@ from lib import losses
 from lib import unlearn as loop
 from lib.batching import Packer
 from lib.model import load
-from lib.profiles import Unlearning
+from lib.profiles import Runtime, Unlearning
 from lib.unlearn import Task, chosen, groups, learning_rate, unlearn
 
 REFUSALS = ("I cannot assist with this request.", "I must decline this request.")
@@ -283,6 +283,97 @@ def test_the_tower_and_the_original_weights_do_not_move(llava, world, tmp_path, 
             "original_module.", "") == name]
         assert len(kept) == 1, name
         assert torch.equal(now[kept[0]], value), name
+
+
+# Memory: lots, checkpointing, numbers, dropout.
+
+
+@pytest.mark.parametrize("method", losses.METHODS)
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_step_in_lots_has_the_gradient_and_the_terms_of_the_whole_step(
+        world, base_folder, method, size):
+    def step(micro_batch):
+        torch.manual_seed(0)
+        llava = load(base_folder)
+        model, packer = with_lora(llava)
+        wanted = replace(task(method, True), runtime=Runtime(micro_batch=micro_batch))
+        training = loop._Run(model, wanted)
+        found = training.collect(packer, world)
+        return found, {name: p.grad for name, p in training.trained.items()}
+
+    whole, lots = step(None), step(size)
+    assert lots[0] == pytest.approx(whole[0], rel=1e-4, abs=1e-5)
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(lots[1][name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_checkpointed_layers_change_no_number(world, tmp_path, base_folder):
+    results = []
+    for on in (False, True):
+        wanted = replace(task("gd", True), runtime=Runtime(gradient_checkpointing=on))
+        results.append(run(load(base_folder), world, wanted, tmp_path / str(on)))
+    (plain, history, _), (saving, other, _) = results
+    assert all(torch.allclose(value, weights_of(saving)[name], atol=1e-5)
+               for name, value in weights_of(plain).items())
+    assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in history],
+                                                           rel=1e-4)
+
+
+def test_in_bfloat16_steps_too_small_for_it_still_add_up(world, base_folder):
+    llava = load(base_folder, Runtime(dtype="bfloat16"))
+    wanted = task("gd", lr=1e-5, steps=6, warmup=0.0)
+    model, packer = loop.add_lora(llava[0], wanted.settings), Packer(*llava)
+    training = loop._Run(model, wanted)
+    name = next(name for name in training.trained if "linear_2.weight" in name)
+    before = training.trained[name].clone()
+    for _ in range(6):
+        training.update(training.collect(packer, world))
+    moved = (training.trained[name] - before).abs().max()
+    assert training.trained[name].dtype == torch.float32
+    assert 2e-5 < moved < 1e-4, "six steps of about 1e-5, none of them lost"
+    assert model.get_parameter(name).dtype == torch.bfloat16
+    assert torch.equal(model.get_parameter(name), training.trained[name].bfloat16())
+
+
+def test_dropout_is_drawn_afresh_at_each_step_and_alike_after_a_break(world, tmp_path,
+                                                                      base_folder):
+    wanted = task("gd", lora_dropout=0.5, steps=5)
+    whole, history, _ = run(load(base_folder), world, wanted, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(load(base_folder), world, wanted, tmp_path / "killed", report=kill_at(3))
+    again, same, _ = run(load(base_folder), world, wanted, tmp_path / "killed")
+    assert history == same
+    assert all(torch.equal(value, weights_of(again)[n]) for n, value in weights_of(whole).items())
+    _, other, _ = run(load(base_folder), world, task("gd", steps=5), tmp_path / "without")
+    assert other[-1]["loss"] != history[-1]["loss"]
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_from_that_step_with_smaller_lots(
+        uninterrupted, world, tmp_path, base_folder, monkeypatch):
+    honest, calls = loop.answer_logits, []
+
+    def greedy_of_memory(model, batch):
+        """The machine has room for all at first, and in the fourth step no more."""
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) > 3 and torch.is_grad_enabled() and len(batch.input_ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return honest(model, batch)
+
+    wanted = task("gd", True, steps=7, checkpoint_every=100)
+    monkeypatch.setattr(loop, "answer_logits", greedy_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(load(base_folder), world, wanted, tmp_path)
+    said = []
+    smaller = replace(wanted, runtime=Runtime(micro_batch=2))
+    _, history, _ = run(load(base_folder), world, smaller, tmp_path, report=said.append)
+    assert said[0] == "step 4 of 7", "the three steps before are kept"
+    assert [row["loss"] for row in history] == pytest.approx(
+        [row["loss"] for row in uninterrupted[1]], rel=1e-2)
+
+
+def test_epochs_are_turned_into_steps(llava, world, tmp_path):
+    _, history, _ = run(llava, world, task("ga", epochs=0.5), tmp_path)
+    assert len(history) == 3  # half of twelve records, two at a time
 
 
 # The schedule.

@@ -1,0 +1,49 @@
+import json
+
+import pandas as pd
+import pytest
+
+from lib import dataset_report
+from lib.dataset import CATEGORIES, read
+from tests import tiny_llava
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    return read(tiny_llava.write_dataset(tmp_path_factory.mktemp("data"), train=2, val=1))
+
+
+def test_the_report_counts_pairs_and_pictures_of_every_category(given):
+    table = dataset_report.report(given)
+    assert list(table.index) == [*CATEGORIES, "all", "paper"]
+    for category in CATEGORIES:  # three records each
+        assert table.loc[category].to_dict() == {
+            "forget": 12, "retain text": 6, "retain image": 6, "prompt decouple": 12,
+            "pairs": 36, "pictures": 6}
+    assert table.loc["all", "pairs"] == 6 * 36
+
+
+def test_the_paper_s_numbers_stand_below_and_what_is_unknown_is_missing(given):
+    table = dataset_report.report(given)
+    assert (table.loc["paper", "pictures"], table.loc["paper", "pairs"]) == (3000, 28800)
+    assert table.loc["paper", "forget"] is pd.NA
+
+
+def test_the_spellings_are_counted(given):
+    records = [record for name in ("all_train.json", "all_val.json")
+               for record in json.loads((given.root / name).read_text())]
+    found = dataset_report.spellings(given)
+    assert found["image_path"] == sum("image_path" in record for record in records) > 0
+    assert found["image_id"] == len(records) - found["image_path"] > 0
+    assert found["Prediction"] == 4 * found["image_path"]
+    assert found["Answer"] == 4 * found["image_id"]
+    assert found["category given"] == found["image_id"]
+    assert found["category from the folder"] == found["image_path"]
+
+
+def test_the_text_says_all_of_it(given):
+    said = dataset_report.text(given)
+    assert "12 train and 6 val records, 2 refusals" in said
+    assert "image_id 9" in said
+    assert "unknown to us" in said
+    assert all(category in said for category in CATEGORIES)

@@ -1,0 +1,79 @@
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib import dataset, features, model
+from lib.batching import Features, Packer
+from lib.profiles import Runtime
+
+
+@pytest.fixture(scope="module")
+def data(official):
+    return dataset.read(official[1])
+
+
+def stored(official, data, folder, dtype="float32", count=None):
+    """(StoredFeatures of the dataset's first pictures, the model's own Features)."""
+    llava = model.load(official[0], Runtime(dtype=dtype))
+    images = features.pictures(data)[:count]
+    features.write(folder / features.FILE, *llava, images, data.root, batch=4)
+    own = Features(*llava)
+    return features.StoredFeatures(folder / features.FILE, data.root, own), own, llava
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_stored_is_what_the_tower_gives(official, data, tmp_path, dtype):
+    kept, own, llava = stored(official, data, tmp_path, dtype, count=6)
+    for image in features.pictures(data)[:6]:
+        found = kept(image)
+        assert found.shape == (576, 32)
+        assert found.dtype == llava[0].dtype
+        torch.testing.assert_close(found, own(image), rtol=1e-5, atol=1e-6)
+
+
+def test_every_picture_of_the_dataset_is_there_once(data):
+    shown = features.pictures(data)
+    assert len(shown) == len(set(shown)) == 24  # twelve records, a harmful and a safe picture each
+    assert {record.safe_image for record in data.val} <= set(shown)
+
+
+def test_the_file_is_an_ordinary_safetensors_file_of_the_promised_size(official, data, tmp_path):
+    _, _, llava = stored(official, data, tmp_path, count=5)
+    file = tmp_path / features.FILE
+    assert load_file(file)["features"].shape == (5, 576, 32)
+    assert 0 < file.stat().st_size - features.size(*llava, 5) < 2000, "a header and nothing else"
+
+
+def test_stored_pictures_are_not_opened_again(official, data, tmp_path):
+    kept, own, _ = stored(official, data, tmp_path, count=6)
+    kept.add(features.pictures(data)[:6])
+    assert own.known == {}
+
+
+def test_another_picture_s_features_are_computed(official, data, tmp_path):
+    kept, own, _ = stored(official, data, tmp_path, count=2)
+    picture = tmp_path / "of_the_notebook.png"
+    shutil.copy(data.train[0].image, picture)
+    torch.testing.assert_close(kept(picture), kept(data.train[0].image), rtol=1e-5, atol=1e-6)
+    assert list(own.known) == [picture]
+
+
+def test_a_packer_takes_them(official, data, tmp_path):
+    from lib.batching import Example, Group
+
+    kept, _, llava = stored(official, data, tmp_path, count=2)
+    row = Group(data.train[0].image, (Example("retain", "What is this?", "A stew."),))
+    batch = Packer(*llava, kept).pack([row])
+    assert torch.equal(batch.features[0], kept(data.train[0].image))
+
+
+def test_a_full_disk_is_noticed_before_any_work(official, data, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "free")(1000)
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(OSError, match=r"24 pictures take .* GB, and .* has 0.0 GB left"):
+        features.write(tmp_path / features.FILE, *model.load(official[0]),
+                       features.pictures(data), data.root)
+    assert not (tmp_path / features.FILE).exists()

@@ -1,0 +1,273 @@
+"""LLaVA-1.5's exact on-disk layout through lib: names, chat format, 576 image tokens, LoRA."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib import dataset, generate, losses, model
+from lib.batching import Example, Features, Group, Packer, answer_logits, image_tokens, prompt
+from lib.pictures import open_image
+from lib.profiles import Evaluation, Runtime, Unlearning
+
+SETTINGS = Unlearning(lora_rank=4, lora_alpha=8, lora_dropout=0.05)
+ROW = {"forget": -1.0, "retain": 0.5, "prompt_decouple": 0.5}
+
+
+@pytest.fixture
+def llava(official):
+    return model.load(official[0])
+
+
+@pytest.fixture(scope="module")
+def record(official):
+    return dataset.read(official[1]).train[0]
+
+
+@pytest.fixture(scope="module")
+def groups(record):
+    sets = record.sets()
+
+    def examples(term, name, count):
+        return tuple(Example(term, p.question, p.answer) for p in sets[name][1][:count])
+
+    return [Group(record.image, (*examples("forget", "forget", 2),
+                                 *examples("retain", "retain image", 2))),
+            Group(record.safe_image, examples("prompt_decouple", "prompt decouple", 2)),
+            Group(None, examples("retain", "retain text", 2))]
+
+
+def adapted(llava):
+    """With an adapter that does something, and a projector that has moved."""
+    whole = model.add_lora(llava[0], SETTINGS).eval()
+    with torch.no_grad():
+        for name, parameter in whole.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return whole
+
+
+# On disk.
+
+
+def test_the_released_names_are_all_found(official, llava):
+    stored = {name: value for file in official[0].glob("*.safetensors")
+              for name, value in load_file(file).items()}
+    assert any(name.startswith("vision_tower.vision_model.encoder.layers.1") for name in stored)
+    loaded = llava[0].state_dict()
+    ours = {name.replace("language_model.model.", "model.language_model.")
+                .replace("language_model.lm_head", "lm_head")
+                .replace("vision_tower.vision_model.", "model.vision_tower.")
+                .replace("multi_modal_projector", "model.multi_modal_projector"): value
+            for name, value in stored.items()}
+    assert loaded.keys() == ours.keys()
+    assert all(torch.equal(loaded[name], value.float()) for name, value in ours.items())
+
+
+def test_a_model_that_lacks_a_weight_is_refused(official, tmp_path):
+    folder = shutil.copytree(official[0], tmp_path / "model")
+    file = folder / "model-00001-of-00002.safetensors"
+    weights = load_file(file)
+    del weights["multi_modal_projector.linear_2.weight"]
+    save_file(weights, file, {"format": "pt"})
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["multi_modal_projector.linear_2.weight"]
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"lacks 1 weights, such as .*linear_2.weight"):
+        model.load(folder)
+
+
+def test_an_older_download_s_processor_learns_how_an_image_is_counted(official, tmp_path):
+    folder = shutil.copytree(official[0], tmp_path / "model")
+    config = json.loads((folder / "processor_config.json").read_text())
+    for name in ("patch_size", "num_additional_image_tokens", "vision_feature_select_strategy"):
+        config.pop(name, None)
+    (folder / "processor_config.json").write_text(json.dumps(config))
+    assert image_tokens(model.load(folder)[1]) == 576
+
+
+@pytest.mark.parametrize(("runtime", "dtype"), [
+    (Runtime(), torch.float32),
+    (Runtime(dtype="bfloat16"), torch.bfloat16),
+])
+def test_the_runtime_says_in_which_numbers_a_model_is(official, runtime, dtype):
+    loaded, _ = model.load(official[0], runtime)
+    assert loaded.dtype == dtype
+    assert loaded.device.type == "cpu"
+    assert model.dtype_of(Runtime(dtype="auto")) == torch.float32, "on a CPU"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(("runtime", "said"), [
+    (Runtime(device="cuda"), 'set device="auto" in lib/profiles.py'),
+    (Runtime(device="auto", four_bit=True), r"pip install -e '\.\[gpu\]'"),
+])
+def test_what_the_machine_cannot_do_is_said_before_loading(official, runtime, said):
+    with pytest.raises(RuntimeError, match=said):
+        model.load(official[0], runtime)
+
+
+# Prompts.
+
+
+def test_a_prompt_is_vicuna_s_and_begins_once(llava, record):
+    llava_model, processor = llava
+    tokenizer, question = processor.tokenizer, record.image_pairs[0].question
+    shown = "<image>" * 576
+    assert prompt(processor, question, True) == f"USER: {shown}\n{question} ASSISTANT:"
+    ids = Packer(*llava).segment(Example("retain", question, "It is."), True).prompt
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert ids.count(llava_model.config.image_token_id) == 576
+
+
+def test_a_template_that_writes_the_beginning_itself_gives_it_once_too(llava):
+    processor = llava[1]
+    processor.chat_template = "{{ bos_token }}" + processor.chat_template
+    text = prompt(processor, "What is this?", True)
+    assert text.startswith("<s>USER")
+    ids = Packer(*llava).segment(Example("retain", "What is this?", "It is."), True).prompt
+    assert ids == processor.tokenizer(text, add_special_tokens=False).input_ids
+    assert ids.count(processor.tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("answer", ["It is a stew.", "1. Stir it.", "\"Salt\" – und Öl.",
+                                    "A line\nand another", "你好"])
+def test_the_answer_s_tokens_give_the_answer_and_its_end(llava, answer):
+    tokenizer = llava[1].tokenizer
+    segment = Packer(*llava).segment(Example("retain", "What is this?", answer), True)
+    assert segment.answer[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(segment.answer[:-1]).strip() == answer
+
+
+def test_a_long_answer_is_cut_and_has_no_end(llava):
+    tokenizer, example = llava[1].tokenizer, Example("retain", "What?", "Salt and " * 40)
+    whole = Packer(*llava).segment(example, False).answer
+    cut = Packer(*llava, longest=12).segment(example, False).answer
+    assert cut == whole[:12]
+    assert tokenizer.eos_token_id not in cut
+
+
+# Packed rows of 576 image tokens.
+
+
+def separately(llava, processor, groups):
+    """Each answer alone through transformers' own processor and forward: its own loss."""
+    found = []
+    for group in groups:
+        for example in group.examples:
+            text = prompt(processor, example.question, False) if group.image is None else (
+                f"USER: <image>\n{example.question} ASSISTANT:")
+            picture = None if group.image is None else open_image(group.image)
+            whole = processor(text=f"{text} {example.answer}</s>", images=picture,
+                              return_tensors="pt")
+            before = processor(text=text, images=picture, return_tensors="pt").input_ids.shape[1]
+            labels = whole.input_ids.clone()
+            labels[:, :before] = -100
+            if picture is not None:
+                whole["pixel_values"] = whole["pixel_values"].to(llava.dtype)
+            found.append(model.llava(llava)(**whole, labels=labels).loss.float())
+    return found
+
+
+def gradients(llava, loss):
+    llava.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in llava.named_parameters() if p.requires_grad}
+
+
+def test_packed_losses_and_gradients_are_those_of_separate_rows(llava, groups):
+    processor = llava[1]
+    whole = adapted(llava).double()
+    alone = separately(whole, processor, groups)
+    names = [example.term for group in groups for example in group.examples]
+    means = {term: torch.stack([loss for loss, name in zip(alone, names, strict=True)
+                                if name == term]).mean() for term in ROW}
+    wanted = gradients(whole, losses.total(means, ROW))
+    batch = Packer(whole, processor).pack(groups)
+    assert batch.input_ids.shape[1] < 2 * 576, "the image stands once in its row"
+    logits = answer_logits(whole, batch)
+    each = losses.per_answer(losses.token_nll(logits, batch.targets), batch.answers, len(names))
+    torch.testing.assert_close(each, torch.stack(alone).detach(), rtol=0, atol=1e-5)
+    found = losses.nll_terms(logits, batch.targets, batch.answers, batch.terms)
+    got = gradients(whole, losses.total(found, ROW))
+    assert got.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert gradient.abs().max() > 0, name
+        error = (got[name] - gradient).abs().max() / gradient.abs().max()
+        assert error < 1e-5, (name, error.item())
+
+
+# LoRA.
+
+
+def test_lora_is_on_the_language_model_s_linears_and_the_projector_is_trained(llava):
+    whole = model.add_lora(llava[0], SETTINGS)
+    targets = {name for name, module in whole.named_modules() if hasattr(module, "lora_A")}
+    assert len(targets) == 7 * 2
+    assert all("language_model.layers." in name for name in targets)
+    trained = [name for name, p in whole.named_parameters() if p.requires_grad]
+    assert sum("multi_modal_projector" in name for name in trained) == 4
+    assert whole.peft_config["default"].lora_dropout == 0.05
+
+
+def test_with_the_adapter_off_the_model_is_the_original_projector_and_all(llava, groups):
+    batch = Packer(*llava).pack(groups)
+    with torch.no_grad():
+        before = answer_logits(llava[0], batch)
+        whole = adapted(llava)
+        assert (answer_logits(whole, batch) - before).abs().max() > 0.1
+        with whole.disable_adapter():
+            assert torch.equal(answer_logits(whole, batch), before)
+
+
+def test_the_merged_model_is_the_unmerged_one(llava, groups):
+    whole = adapted(llava)
+    batch = Packer(*llava).pack(groups)
+    with torch.no_grad():
+        unmerged = answer_logits(whole, batch)
+        whole.merge_adapter()
+        torch.testing.assert_close(answer_logits(whole, batch), unmerged, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_comes_back_in_the_model_s_numbers(official, groups, tmp_path):
+    runtime = Runtime(dtype="bfloat16")
+    bare, processor = model.load(official[0], runtime)
+    batch = Packer(bare, processor).pack(groups)
+    whole = adapted((bare, processor))
+    whole.save_pretrained(tmp_path)
+    again = model.load_adapter(model.load(official[0], runtime)[0], tmp_path)
+    assert {p.dtype for n, p in again.named_parameters() if "lora_" in n} == {torch.bfloat16}
+    with torch.no_grad():
+        assert torch.equal(answer_logits(again, batch), answer_logits(whole, batch))
+
+
+def test_an_old_adapter_with_the_names_of_transformers_4_is_refused(official, llava, tmp_path):
+    adapted(llava).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({name.replace("model.language_model.layers", "language_model.model.layers"): value
+               for name, value in load_file(file).items()}, file)
+    with pytest.raises(ValueError, match="does not fit the model"):
+        model.load_adapter(model.load(official[0])[0], tmp_path)
+
+
+# Answers.
+
+
+def test_batched_answers_are_those_of_transformers_own_generate(llava, record):
+    whole, processor = llava
+    queries = [generate.Query(record.image, pair.question) for pair in record.image_pairs]
+    queries += [generate.Query(None, pair.question) for pair in record.text_pairs]
+    settings = Evaluation(max_new_tokens=6, batch=4)
+    ours = generate.answer(whole, processor, Features(whole, processor), queries, settings)
+    for query, said in zip(queries, ours, strict=True):
+        text = (prompt(processor, query.question, False) if query.image is None else
+                f"USER: <image>\n{query.question} ASSISTANT:")
+        inputs = processor(text=text, images=None if query.image is None else
+                           open_image(query.image), return_tensors="pt")
+        ids = whole.generate(**inputs, max_new_tokens=6, do_sample=False)
+        alone = processor.tokenizer.decode(ids[0, inputs.input_ids.shape[1]:],
+                                           skip_special_tokens=True).strip()
+        assert said == alone

@@ -1,0 +1,159 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib import dataset, losses, model, quirks, unlearn
+from lib.batching import Example, Group, Packer, answer_logits
+from lib.profiles import LAPTOP, LLAVA_7B, Unlearning
+
+QUIRKY = replace(LLAVA_7B, official_quirks=True)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_real):
+    return dataset.read(tiny_real.data)
+
+
+def test_letters_after_the_first_become_small():
+    rows = [Group(None, (Example("retain", "Who is Ada?", "She met Babbage in London. OK."),))]
+    assert quirks.capitalized(rows) == [Group(None, (
+        Example("retain", "Who is ada?", "She met babbage in london. ok."),))]
+
+
+def test_partners_are_drawn_from_all_records_and_are_mostly_others(data):
+    rng = np.random.default_rng(0)
+    drawn = [partner for _ in range(50)
+             for partner in quirks.partners(data.train[:2], data.train, rng)]
+    assert set(drawn) == set(data.train)
+
+
+SIDES = [
+    (losses.weights("ga", True), {"forget"}, {"prompt_decouple"}),
+    (losses.weights("gd", True), {"forget"}, {"retain", "prompt_decouple"}),
+    (losses.weights("kl", False), {"forget"}, {"retain"}),
+    (losses.weights("po", True), {"refusal"}, {"retain", "prompt_decouple"}),
+    (losses.weights("po", False, rows="added"), {"refusal"}, {"retain"}),
+]
+
+
+@pytest.mark.parametrize(("row", "own", "others"), SIDES)
+def test_a_row_s_terms_are_the_record_s_own_or_its_partner_s(row, own, others):
+    assert tuple(set(side) for side in quirks.sides(row)) == (own, others)
+
+
+@pytest.mark.parametrize(("profile", "rows"), [(LAPTOP, "official"), (LLAVA_7B, "added"),
+                                               (QUIRKY, "official")])
+def test_the_switch_chooses_the_rows_of_a_real_profile(profile, rows):
+    assert quirks.rows(profile) == rows
+
+
+HEADLINES = [
+    (LAPTOP, {"asr": 1, "asr_sampled": 2, "rouge_l": 3, "rouge_l_f": 4}),
+    (LLAVA_7B, {"asr": 1, "asr_sampled": 2, "rouge_l_precision": 3, "rouge_l": 4}),
+    (QUIRKY, {"asr_greedy": 1, "asr": 2, "rouge_l": 3, "rouge_l_f": 4}),
+]
+
+
+@pytest.mark.parametrize(("profile", "expected"), HEADLINES)
+def test_the_switch_chooses_what_stands_in_the_paper_s_columns(profile, expected):
+    frame = pd.DataFrame({"metric": ["asr", "asr_sampled", "rouge_l", "rouge_l_f"],
+                          "value": [1, 2, 3, 4]})
+    found = quirks.headline(frame, profile)
+    assert dict(zip(found["metric"], found["value"], strict=True)) == expected
+
+
+# The KL over every position.
+
+
+@pytest.fixture
+def adapted(tiny_real):
+    """(model whose adapter does something, processor)."""
+    bare, processor = model.load(tiny_real.model)
+    whole = model.add_lora(bare, Unlearning(lora_rank=4)).eval()
+    with torch.no_grad():
+        for name, parameter in whole.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return whole, processor
+
+
+def rows_of(record):
+    sets = record.sets()
+    return [Group(record.image, tuple(Example("retain", p.question, p.answer)
+                                      for p in sets["retain image"][1])),
+            Group(None, tuple(Example("retain", p.question, p.answer)
+                              for p in sets["retain text"][1]))]
+
+
+def test_the_kl_everywhere_of_packed_rows_is_that_of_separate_rows(adapted, data):
+    whole, processor = adapted
+    packer, rows = Packer(whole, processor), rows_of(data.train[0])
+    alone = [Group(row.image, (example,)) for row in rows for example in row.examples]
+    values, positions = [], []
+    for row in alone:
+        batch, _ = quirks.everywhere(packer.pack([row]))
+        with torch.no_grad():
+            ours = answer_logits(whole, batch)
+            with whole.disable_adapter():
+                original = answer_logits(whole, batch)
+        values.append(losses.token_kl(original, ours).sum())
+        positions.append(len(ours))
+        assert len(ours) == int((batch.segments >= 0).sum()) == batch.input_ids.numel()
+    found = quirks.kl_everywhere(whole, packer.pack(rows))
+    assert found.item() == pytest.approx(sum(values).item() / sum(positions), rel=1e-4)
+    assert found.item() > 1e-4
+    found.backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in whole.parameters())
+
+
+def test_the_loss_takes_it_only_with_the_switch(adapted, data):
+    whole, processor = adapted
+    packer, rows = Packer(whole, processor), rows_of(data.train[0])
+    usual, quirky = (unlearn.terms(whole, packer, rows, True, switch)["kl"].item()
+                     for switch in (False, True))
+    assert quirky == pytest.approx(quirks.kl_everywhere(whole, packer.pack(rows)).item(), rel=1e-5)
+    assert usual != pytest.approx(quirky, rel=1e-2)
+
+
+def test_without_an_end_no_answer_ends(adapted):
+    whole, processor = adapted
+    example = Example("retain", "What is this?", "It is a stew.")
+    with_end, without = (Packer(whole, processor, end=end).segment(example, True).answer
+                         for end in (True, False))
+    assert with_end == [*without, processor.tokenizer.eos_token_id]
+
+
+# What a step sees, and what is shown of it.
+
+
+def test_a_step_with_the_switch_takes_retain_and_pd_of_other_records(adapted, data):
+    def seen(switch):
+        task = unlearn.Task(losses.weights("gd", True), 1,
+                            Unlearning(images=2, queries=2, lora_rank=4), official_quirks=switch)
+        run = unlearn._Run(adapted[0], task)
+        pictures = {"forget": set(), "prompt_decouple": set()}
+        for run.step in range(8):
+            for group in run._rows(data):
+                for example in group.examples:
+                    if example.term in pictures:
+                        pictures[example.term].add((run.step, group.image.stem + str(
+                            group.image.parent.name)))
+                    assert not switch or example.answer == example.answer.capitalize()
+        return pictures
+
+    usual, quirky = seen(False), seen(True)
+    assert usual["forget"] == usual["prompt_decouple"], "the same record's two pictures"
+    assert quirky["forget"] == usual["forget"]
+    assert quirky["prompt_decouple"] != quirky["forget"]
+
+
+def test_what_is_shown_names_every_quirk_and_no_harmful_answer(data):
+    table = quirks.shown(data)
+    assert list(table.columns) == ["quirk", "by default", "with official_quirks"]
+    assert len(table) == 7
+    assert (table["by default"] != table["with official_quirks"]).sum() >= 6
+    harmful = [pair.harmful_answer for record in data.train for pair in record.unsafe_pairs]
+    assert not any(answer in table.to_string() for answer in harmful)

@@ -1,0 +1,248 @@
+"""The llava-7b path end to end on a CPU: a tiny LLaVA-1.5 and a made official dataset."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from lib import experiments, generate, losses, origins, recipes
+from lib.experiments import Run
+from lib.memory import OutOfMemory
+from lib.runs import read_json, read_jsonl
+
+RUNS = [Run(method, added, 1) for method in losses.METHODS for added in (False, True)]
+PO_PD = Run("po", True, 1)
+
+
+@pytest.fixture(scope="module")
+def real_runs(tiny_real, tmp_path_factory):
+    """A runs folder in which the tiny real profile's dataset, tower and original answers are."""
+    folder = tmp_path_factory.mktemp("real_runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAFEERASER_RUNS", str(folder))
+        for step in experiments.steps(tiny_real, ["00"], jobs=1):
+            step.make(lambda text: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def all_runs(real_runs, tiny_real):
+    """The same folder after one run of every method, without and with PD."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAFEERASER_RUNS", str(real_runs))
+        for run in RUNS:
+            recipes.run(tiny_real, run).make()
+    return real_runs
+
+
+@pytest.fixture
+def ready(real_runs, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(real_runs))
+    return real_runs
+
+
+@pytest.fixture
+def done(all_runs, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(all_runs))
+    return all_runs
+
+
+def folder_of(profile, run):
+    return recipes.run(profile, run).done()
+
+
+# Before any unlearning.
+
+
+def test_the_steps_are_a_checked_dataset_the_tower_and_the_original(tiny_real, ready):
+    steps = experiments.steps(tiny_real, ["00", "05"], jobs=1)
+    assert [step.id.partition("-")[0] for step in steps[:3]] == ["dataset", "tower", "original"]
+    assert all(step.is_done() for step in steps[:3])
+    assert len(steps) == 5
+    assert [step.id.partition("-")[0] for step in experiments.steps(tiny_real, ["01"], 1)] == [
+        "dataset"]
+
+
+def test_the_dataset_s_report_stands_beside_the_paper(tiny_real, ready):
+    folder = origins.dataset(tiny_real).done()
+    table = pd.read_csv(folder / "report.csv", index_col="category")
+    assert table.loc["all", "forget"] == 12 * 4
+    assert table.loc["paper", "pairs"] == 28800
+    assert "unknown to us" in (folder / "report.txt").read_text()
+    assert read_json(folder / "metrics.json")["image_id"] == 6
+
+
+def test_the_dataset_that_is_read_is_the_folder_that_was_given(tiny_real, ready):
+    assert str(experiments.dataset(tiny_real).root) == tiny_real.data
+
+
+def test_a_dataset_with_problems_stops_before_any_model_is_loaded(tiny_real, tmp_path, monkeypatch):
+    data = shutil.copytree(tiny_real.data, tmp_path / "data")
+    (data / "prompt.json").unlink()
+    next((data / "images" / "Sex").glob("*.png")).unlink()
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
+    broken = replace(tiny_real, data=str(data), model=str(data))
+    step = experiments.steps(broken, ["00"], 1)[0]
+    with pytest.raises(ValueError, match=r"2 problem\(s\)(.|\n)*prompt.json"):
+        step.make(lambda text: None)
+    assert not step.is_done()
+
+
+def test_the_tower_s_features_are_on_disk_and_every_run_reads_them(tiny_real, ready):
+    seen = origins.tower_features(tiny_real, *origins.load(tiny_real))
+    read = experiments.dataset(tiny_real)
+    assert seen(read.train[0].image).shape == (16, 32)
+    assert seen.others.known == {}
+
+
+def test_a_gate_that_is_missed_is_shown_and_does_not_stop(tiny_real, ready):
+    table = experiments.gate(tiny_real, experiments.original_metrics(tiny_real))
+    assert set(table["metric"]) == {"asr", "sarr"}, "nothing is asked of what is not measured"
+
+
+# The runs.
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_every_method_runs_without_and_with_pd(tiny_real, done, run):
+    folder = folder_of(tiny_real, run)
+    history = read_jsonl(folder / "history.jsonl")
+    row = recipes.row(tiny_real, run)
+    assert len(history) == 3  # one epoch of six records, two at a time
+    for step in history:
+        assert step["loss"] == pytest.approx(sum(row[term] * step[term] for term in row), rel=1e-4,
+                                             abs=1e-6)
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    assert not (folder / "checkpoint").exists()
+    found = read_json(folder / "metrics.json")
+    for split in ("efficacy", "generality"):
+        assert found[split]["asr"]["n"] == 6 * 4
+        assert found[split]["asr_sampled"]["n"] == 6 * 4
+        assert "specificity" not in found[split], "the official data has no such questions"
+
+
+def test_the_rows_are_pd_simply_added(tiny_real):
+    assert recipes.row(tiny_real, Run("gd", True, 1)) == {
+        "forget": -1.0, "retain": 1.0, "prompt_decouple": 1.0}
+    quirky = replace(tiny_real, official_quirks=True)
+    assert recipes.row(quirky, Run("gd", True, 1)) == {
+        "forget": -1.0, "retain": 0.5, "prompt_decouple": 0.5}
+
+
+def test_the_notebooks_read_the_runs_as_they_read_the_laptop_s(tiny_real, done):
+    frame = experiments.per_answer(tiny_real, [None, *RUNS])
+    assert {"asr", "rr", "sarr", "rouge_l", "rouge_l_precision"} <= set(frame["metric"])
+    assert len(frame.groupby(["method", "prompt_decouple"])) == 9
+    assert set(experiments.probes(tiny_real, [PO_PD])["step"]) == {0, 2, 3}
+    assert set(experiments.history(tiny_real, [PO_PD])["weight"]) == {1.0}
+
+
+def test_a_loaded_run_gives_the_answers_that_are_stored(tiny_real, done):
+    model, processor = experiments.load(tiny_real, PO_PD)
+    read = experiments.dataset(tiny_real)
+    stored = experiments.answers(tiny_real, [PO_PD]).query("decoding == 'greedy'")
+    queries = [generate.Query(read.root / image if isinstance(image, str) else None, question)
+               for image, question in zip(stored.image, stored.question, strict=True)]
+    model.merge_adapter()
+    said = generate.answer(model, processor, origins.tower_features(tiny_real, model, processor),
+                           queries, tiny_real.evaluation)
+    assert said == stored["answer"].to_list()
+    assert said != experiments.answers(tiny_real, [None]).query(
+        "decoding == 'greedy'")["answer"].to_list()
+
+
+def test_all_official_quirks_together_run_too(tiny_real, done):
+    quirky = replace(tiny_real, official_quirks=True)
+    folder = recipes.run(quirky, Run("kl", True, 1)).make()
+    assert folder != folder_of(tiny_real, Run("kl", True, 1))
+    assert read_jsonl(folder / "history.jsonl")[0]["kl"] == pytest.approx(0, abs=1e-5)
+
+
+# What a result's name follows from.
+
+
+CHANGES = [
+    ("another model", lambda p, other: replace(p, model=other), True),
+    ("other numbers", lambda p, _: replace(p, runtime=replace(p.runtime, dtype="bfloat16")), True),
+    ("the quirks", lambda p, _: replace(p, official_quirks=True), True),
+    ("more epochs", lambda p, _: replace(p, unlearning=replace(p.unlearning, epochs=2)), True),
+    ("fewer pictures per forward", lambda p, _: replace(
+        p, runtime=replace(p.runtime, micro_batch=1, gradient_checkpointing=False)), False),
+    ("fewer answers at once", lambda p, _: replace(
+        p, evaluation=replace(p.evaluation, batch=1)), False),
+]
+
+
+@pytest.mark.parametrize(("reason", "change", "elsewhere"), CHANGES)
+def test_a_result_s_name_follows_from_what_determines_it_and_not_from_memory(
+        tiny_real, official, reason, change, elsewhere):
+    other = change(tiny_real, str(official[0]))
+    same = recipes.run(other, PO_PD).folder().name == recipes.run(tiny_real, PO_PD).folder().name
+    assert same != elsewhere, reason
+
+
+def test_a_moved_model_and_dataset_keep_their_results(tiny_real, ready, tmp_path):
+    moved = replace(tiny_real, model=shutil.copytree(tiny_real.model, tmp_path / "m").as_posix(),
+                    data=shutil.copytree(tiny_real.data, tmp_path / "d").as_posix())
+    assert recipes.original(moved).is_done()
+
+
+# Breaks and memory.
+
+
+class Killed(BaseException):
+    """What stops a run in a test, as a signal would: nothing of the run may catch it."""
+
+
+def kill_at(wanted):
+    def report(text):
+        if text.startswith(wanted):
+            raise Killed
+    return report
+
+
+@pytest.mark.parametrize(("reason", "moment", "goes_on_with"), [
+    ("in training", "step 2 of 3", "step 3 of 3"),
+    ("among the answers", "32 of 192 answers", "48 of 192 answers"),
+])
+def test_a_killed_run_goes_on_to_the_same_answers(tiny_real, done, tmp_path, monkeypatch, reason,
+                                                  moment, goes_on_with):
+    run = Run("gd", True, 1)
+    before = folder_of(tiny_real, run)
+    shutil.copytree(done, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / tiny_real.name / before.name)
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
+    with pytest.raises(Killed):
+        recipes.run(tiny_real, run, kill_at(moment)).make()
+    told = []
+    after = recipes.run(tiny_real, run, told.append).make()
+    assert told[0] == goes_on_with, reason
+    for name in ("answers.jsonl", "history.jsonl", "metrics.json"):
+        assert (after / name).read_bytes() == (before / name).read_bytes(), name
+
+
+def test_out_of_memory_is_answered_with_advice_and_nothing_is_lost(tiny_real, done, tmp_path,
+                                                                   monkeypatch):
+    from lib import unlearn
+
+    shutil.copytree(done, tmp_path / "runs")
+    run, honest = Run("po", True, 2), unlearn.answer_logits
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
+
+    def greedy_of_memory(model, batch):
+        if torch.is_grad_enabled() and len(batch.input_ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return honest(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unlearn, "answer_logits", greedy_of_memory)
+        with pytest.raises(OutOfMemory, match=r"making unlearn-po.*micro_batch=2.*is kept"):
+            recipes.run(tiny_real, run).make()
+        partial = recipes.run(tiny_real, run).folder().with_suffix(".partial")
+        assert list((partial / "checkpoint").glob("step-*")), "what was done has been saved"
+        smaller = replace(tiny_real, runtime=replace(tiny_real.runtime, micro_batch=2))
+        folder = recipes.run(smaller, run).make()
+    assert json.loads((folder / "manifest.json").read_text())["resumed"]
