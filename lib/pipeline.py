@@ -78,13 +78,20 @@ def show(plan: Plan) -> None:
     print(f"In all: {minutes_in_words(left)}." if left else "Nothing to do.", flush=True)
 
 
-def fits(options: argparse.Namespace) -> bool:
-    """Print what a real profile costs on the GPU; False: it does not fit, and is not to start."""
+def fits(profile: profiles.Profile, gpu: gpus.Gpu | None) -> bool:
+    """Print what a real profile costs, on this machine's GPU unless one is named.
+
+    False: it does not fit, and should not start.
+    """
     from lib.costs import costs
 
-    expected = costs(options.profile, options.gpu or gpus.found())
+    try:
+        expected = costs(profile, gpu or gpus.found())
+    except ValueError as unknown:  # a model on the hub that is not LLaVA-1.5
+        print(f"What this costs cannot be told: {unknown}", flush=True)
+        return True
     print(expected, flush=True)
-    return options.list or not expected.problems
+    return not expected.problems
 
 
 def run(plan: Plan) -> list[str]:
@@ -174,11 +181,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
     options.profile = profiles.get(options.profile, _placed(options.model), _placed(options.data))
-    if options.profile.real:
+    options.gpu = gpus.named(options.gpu) if options.gpu else None
+    if options.profile.real and not options.list:
         profiles.data_of(options.profile)
     if options.jobs is None:  # a real model fills its GPU
         options.jobs = "1" if options.profile.real else str(min(cores(), MOST_JOBS))
-    options.gpu = gpus.named(options.gpu) if options.gpu else None
     options.notebooks = [] if options.test else chapters.choose(options.only)
     if not (options.jobs.isdecimal() and int(options.jobs) > 0):
         raise ValueError(f"--jobs {options.jobs}: give a whole number from 1 up, the runs that go "
@@ -193,7 +200,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def hand_down(profile: profiles.Profile) -> None:
     """Let the notebooks' kernels, which know only the profile's name, find its model and data."""
     if profile.real:
-        os.environ.update(SAFEERASER_MODEL=profile.model, SAFEERASER_DATA=profile.data)
+        os.environ.update(SAFEERASER_MODEL=profile.model, SAFEERASER_DATA=profile.data or "")
 
 
 def _placed(source: str | None) -> str | None:
@@ -222,10 +229,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Removing {folder}", flush=True)
         shutil.rmtree(folder)
     try:
+        if options.profile.real and not fits(options.profile, options.gpu) and not options.list:
+            return 2
+        if options.profile.real and options.profile.data is None:  # then it is a --list
+            print("Which steps are there already can be told once --data names the dataset.")
+            return 0
         plan = make_plan(options.profile, options.notebooks, options.jobs)
         show(plan)
-        if options.profile.real and not fits(options):
-            return 2
         if options.list:
             return 0
         (folder / FAILURE).unlink(missing_ok=True)
