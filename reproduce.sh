@@ -5,6 +5,8 @@
 #     --profile NAME       smoke (3 minutes, too little to show anything) or laptop
 #     --only NN[,NN]       these chapters, with what they need
 #     --jobs N             so many runs side by side
+#     --engine ray         the runs as tasks of Ray (an extra) instead of processes here: of a Ray
+#       [--address A]      on this machine, or of the cluster at A: HOST:PORT of its head, or auto
 #     --list               show the plan, what it costs and what is there already; do nothing
 #     --fresh              remove the profile's results first
 #     --publish            after a full run, copy its notebooks to notebooks/, figures to figures/

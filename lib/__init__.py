@@ -24,7 +24,12 @@ Nothing here imports from a file further down this list.
     metrics          labels -> ASR, RR, ROUGE-L, SARR, specificity
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
-    workers          independent pieces of work side by side
+    progress         one line per step, with the time that is left
+    agenda           what is still to be made, and who makes it
+    workers          pieces of work side by side on this machine's GPUs or cores
+    ray_nodes        what Ray's tasks do on their machines, and how results travel
+    ray_engine       pieces of work side by side on a Ray cluster (optional)
+    engines          which of the two, and what it has to work with
     experiments      every run that the chapters need, as steps in the run store
     tables           tidy frame -> CSV, Markdown, LaTeX
     plot_parts       what the figures share: colours, bars, axes
@@ -33,6 +38,5 @@ Nothing here imports from a file further down this list.
     chapters         the notebooks: found, fingerprinted, executed
     readme           README.md's generated blocks: figures, costs, tables
     publish          a run's notebooks and figures, copied to where readers find them
-    progress         one line per step, with the time that is left
     pipeline         all of it in one command
 """

@@ -16,14 +16,14 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lib import dataset as datasets
-from lib import evaluate, iconworld, losses, metrics, pretrain, runs
+from lib import evaluate, iconworld, losses, metrics, pretrain, runs, workers
 from lib import model as models
+from lib.agenda import Piece, Report
 from lib.batching import Features, Packer
 from lib.judges import RuleJudge, known_answers
 from lib.paths import profile_dir
 from lib.profiles import Profile
 from lib.unlearn import Task, unlearn
-from lib.workers import Report, make_all
 
 RECIPE = 1  # to be raised when code changes what a run's numbers are
 BASE_THREADS = 2  # whatever the machine has: the number of threads is part of the arithmetic
@@ -337,17 +337,22 @@ def _greedy(settings):
 # What the pipeline makes.
 
 
-def steps(profile: Profile, chapters: Sequence[str], jobs: int) -> list[Step]:
-    """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side."""
+def steps(profile: Profile, chapters: Sequence[str], jobs: int,
+          make_all: Callable = workers.make_all) -> list[Step]:
+    """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side, by an
+    engine's `make_all`."""
     known_answers(RuleJudge())
     wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
     every = {"dataset": _step(_dataset, profile, "dataset", 0.1),
              "base": _step(_base, profile, "small LLaVA, from nothing", profile.base_minutes),
              "original": _step(_vanilla, profile, "original model: answers and gate",
-                               profile.run_minutes / 6),
-             "baselines": _group(profile, "unlearning without PD", main_runs(profile, False), jobs),
-             "decoupled": _group(profile, "unlearning with PD", main_runs(profile, True), jobs),
-             "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs)}
+                               profile.run_minutes / 6, make_all),
+             "baselines": _group(profile, "unlearning without PD", main_runs(profile, False), jobs,
+                                 make_all),
+             "decoupled": _group(profile, "unlearning with PD", main_runs(profile, True), jobs,
+                                 make_all),
+             "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs,
+                             make_all)}
     return [every[name] for name in wanted]
 
 
@@ -361,31 +366,42 @@ _READERS = {  # step: the chapters that need it
 }
 
 
-def _step(describe: Callable, profile: Profile, name: str, minutes: float) -> Step:
+def _step(describe: Callable, profile: Profile, name: str, minutes: float,
+          make_all: Callable = workers.make_all) -> Step:
     made = describe(profile)
 
     def make(report: Report) -> None:
-        (describe(profile) if describe is _dataset else describe(profile, report)).make()
+        if describe is _vanilla and profile.runtime.device != "cpu":
+            # Not in this process: it would keep a GPU's memory, and need not have a GPU at all.
+            make_all([_piece(name, profile, describe)], 1, report)
+        else:
+            (describe(profile) if describe is _dataset else describe(profile, report)).make()
 
     return Step(made.folder().name, name, minutes, made.is_done, make)
 
 
-def _group(profile: Profile, name: str, chosen: list[Run], jobs: int) -> Step:
+def _group(profile: Profile, name: str, chosen: list[Run], jobs: int, make_all: Callable) -> Step:
     made = [_run(profile, run) for run in chosen]
     folders = sorted(each.folder().name for each in made)
     label = f"{name}: {len(chosen)} runs"
     return Step(sha256(" ".join(folders).encode()).hexdigest()[:12], label,
                 profile.run_minutes * len(chosen) / jobs,
                 lambda: all(each.is_done() for each in made),
-                lambda report: ensure(profile, chosen, jobs, report))
+                lambda report: ensure(profile, chosen, jobs, report, make_all))
 
 
-def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = _quiet) -> None:
-    """Make those of the runs that are not there, `jobs` at once (`workers.make_all`)."""
-    missing = [run for run in chosen if not _run(profile, run).is_done()]
-    if missing:
-        make_all(missing, partial(_make_run, profile), jobs, report)
+def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = _quiet,
+           make_all: Callable = workers.make_all) -> None:
+    """Make those of the runs that are not there, `jobs` at once, by an engine's `make_all`."""
+    make_all([_piece(str(run), profile, _run, run) for run in chosen], jobs, report)
 
 
-def _make_run(profile: Profile, run: Run, report: Report) -> None:
-    _run(profile, run, report).make()
+def _piece(name: str, profile: Profile, describe: Callable, *details) -> Piece:
+    """What `describe(profile, *details)` makes from the dataset and the base model."""
+    return Piece(name, describe(profile, *details).folder(),
+                 partial(_make, describe, profile, *details),
+                 needs=(_dataset(profile).folder(), _base(profile).folder()))
+
+
+def _make(describe: Callable, *details_and_report) -> None:
+    describe(*details_and_report).make()
