@@ -241,4 +241,6 @@ def _runtime_environment() -> dict:
     """What workers get from the driver: its lib, and the commit of which it is."""
     commit, changed = provenance.git_commit(paths.ROOT)
     told = {provenance.COMMIT: f"{commit} {'changed' if changed else ''}"} if commit else {}
-    return {"py_modules": [str(paths.ROOT / "lib")], "excludes": ["__pycache__"], "env_vars": told}
+    # A working directory, and not a module: its lib comes before any that a node has at our path.
+    return {"working_dir": str(paths.ROOT), "excludes": ["/*", "!/lib", "__pycache__"],
+            "env_vars": told}
