@@ -7,6 +7,7 @@ by Ray's own retries: before each further attempt this looks at what the lost on
 
 import os
 import signal
+import socket
 import time
 import uuid
 from collections import Counter
@@ -29,32 +30,37 @@ class Cluster:
 
     def __init__(self, ray, where: str, device: str):
         self.ray, self.where = ray, where
-        gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in self.nodes())
-        if device == "cuda" and not gpus:
-            raise RuntimeError(f"{where} has no GPU, and this profile needs one: {self._listed()}. "
-                               "Start Ray on a machine with a GPU: ray start --address=HOST:PORT.")
-        self.kind = "GPU" if gpus and device != "cpu" else "CPU"
+        self.needs = {"CPU": 1, "GPU": 1} if device != "cpu" else {"CPU": 1}
+        if device == "auto" and not self.slots:
+            self.needs = {"CPU": 1}
         if not self.slots:
-            raise RuntimeError(f"{where} has no core to give to a run: {self._listed()}.")
-
-    def nodes(self) -> list[dict]:
-        """The nodes that are alive, as Ray describes them."""
-        return [node for node in self.ray.nodes() if node["Alive"]]
+            what = "no GPU with a core" if device == "cuda" else "no core"
+            raise RuntimeError(f"{where} has {what} to give to a run, and this profile needs one: "
+                               f"{self._listed()}. Let a machine that has it join the cluster: "
+                               "ray start --address=HOST:PORT.")
 
     @property
     def slots(self) -> int:
         """How many runs the cluster as it is now has room for."""
-        return sum(int(node["Resources"].get(self.kind, 0)) for node in self.nodes())
+        return sum(self.rooms().values())
+
+    def rooms(self) -> dict[str, int]:
+        """How many runs each node has room for, by Ray's name of the node."""
+        return {node["NodeID"]: min(int(node["Resources"].get(each, 0)) for each in self.needs)
+                for node in self._nodes()}
 
     @property
     def summary(self) -> str:
         """What there is to work with, in words."""
-        unit = "GPU" if self.kind == "GPU" else "core"
+        unit = "GPU" if "GPU" in self.needs else "core"
         return f"one run per {unit} on {self.where} ({self._listed()}: {self.slots} side by side)"
 
     def _listed(self) -> str:
         return "; ".join(f"{node['NodeManagerHostname']} {node['Resources'].get('GPU', 0):g} GPUs, "
-                         f"{node['Resources'].get('CPU', 0):g} cores" for node in self.nodes())
+                         f"{node['Resources'].get('CPU', 0):g} cores" for node in self._nodes())
+
+    def _nodes(self) -> list[dict]:
+        return [node for node in self.ray.nodes() if node["Alive"]]
 
     def make_all(self, pieces: Sequence[Piece], _planned: int, report: Report) -> None:
         """Make those of the pieces that are not there, as many at once as there is room for.
@@ -64,7 +70,6 @@ class Cluster:
         with closing(Agenda(pieces)) as agenda:
             if agenda.waiting:
                 with _home(self.ray) as home, closing(_Shift(self, agenda, home)) as shift:
-                    shift.look_around()
                     shift.work(report)
             agenda.check()
 
@@ -89,36 +94,55 @@ class _Shift:
         self.ray, self.cluster, self.agenda, self.home = cluster.ray, cluster, agenda, home
         self.running: dict = {}  # task -> piece
         self.lost: Counter[Piece] = Counter()
-        self.finished: dict[Path, Site] = {}
-        self.begun: dict[Path, str] = {}
-        one = {"num_cpus": 1, "num_gpus": int(cluster.kind == "GPU"), "max_retries": 0}
-        self.make = self.ray.remote(**one)(ray_nodes.make)
+        self.finished: dict[Path, Site] = {}  # results in nodes' own runs folders
+        self.begun: dict[Path, str] = {}  # nodes with a checkpoint
+        self.is_stale, self.requirements = True, environment.needed()
+        self.make = self.ray.remote(num_cpus=1, num_gpus=cluster.needs.get("GPU", 0),
+                                    max_retries=0)(ray_nodes.make)
         self.survey = self.ray.remote(num_cpus=0, max_retries=0)(ray_nodes.survey)
         desk = self.ray.remote(num_cpus=0, max_restarts=-1)(ray_nodes.Desk)
         self.desk = desk.options(scheduling_strategy=ray_nodes.on(home.node)).remote()
 
-    def look_around(self) -> None:
-        """Find what nodes with runs folders of their own have of the pieces. RuntimeError if a node
-        lacks packages."""
-        wanted = [self._name(piece) for piece in self.agenda.waiting]
-        surveys = self._surveys(wanted, environment.needed())
+    def work(self, report: Report) -> None:
+        """Give out the pieces, and again those whose worker was lost, until every one is made."""
+        while self.agenda.is_open():
+            self._fill()
+            for task in self._ready():
+                self._settle(task, self.running.pop(task))
+            self._listen()
+            report(self.agenda.told() + self._trouble())
+
+    def _fill(self) -> None:
+        while self.agenda.waiting and len(self.running) < self.cluster.slots:
+            piece = self.agenda.take()
+            if piece is None:
+                self.is_stale = True  # other drivers have the rest, and may leave it to this one
+                return
+            if self.is_stale:
+                self._look_around()
+            self._give_out(piece)
+
+    def _look_around(self) -> None:
+        """Learn what nodes with runs folders of their own have. RuntimeError if one lacks
+        packages."""
+        wanted = [self._name(piece) for piece in (*self.agenda.waiting, *self.agenda.at_work)]
+        surveys = self._surveys(wanted)
         lacking = [f"{found.site.host} lacks {', '.join(found.lacks)}"
                    for found in surveys if found.lacks]
         if lacking:
             raise RuntimeError(f"Not every node of the cluster has the packages: "
                                f"{'; '.join(lacking)}. Install requirements.lock there.")
-        for found in surveys:
-            if not found.site.shared:
-                self.finished |= dict.fromkeys(found.finished, found.site)
-                self.begun |= dict.fromkeys(found.begun, found.site.node)
+        self.is_stale, self.requirements = False, []  # packages are looked for once
+        self.finished = {name: found.site for found in surveys for name in found.finished}
+        self.begun = {name: found.site.node for found in surveys for name in found.begun}
 
-    def _surveys(self, wanted: list[Path], requirements: list[str]) -> list[Survey]:
-        """Return what the nodes that can work answer in time; one that is lost meanwhile is none
-        of them."""
-        nodes = [node["NodeID"] for node in self.cluster.nodes()
-                 if node["Resources"].get(self.cluster.kind, 0) >= 1]
+    def _surveys(self, wanted: list[Path]) -> list[Survey]:
+        """Return what the nodes with room answer in time; one that is lost meanwhile is none."""
         tasks = [self.survey.options(scheduling_strategy=ray_nodes.on(node))
-                 .remote(self.home, wanted, requirements) for node in nodes]
+                 .remote(self.home, wanted, self.requirements)
+                 for node, room in self.cluster.rooms().items() if room]
+        if not tasks:
+            return []
         ready, _ = self.ray.wait(tasks, num_returns=len(tasks), timeout=ANSWER_SECONDS)
         answers = []
         for task in ready:
@@ -129,16 +153,6 @@ class _Shift:
             except self.ray.exceptions.RayError:
                 continue
         return answers
-
-    def work(self, report: Report) -> None:
-        """Give out the pieces, and again those whose worker was lost, until every one is made."""
-        while self.agenda.is_open():
-            while len(self.running) < self.cluster.slots and (piece := self.agenda.take()):
-                self._give_out(piece)
-            for task in self._ready():
-                self._settle(task, self.running.pop(task))
-            self._listen()
-            report(self.agenda.told() + self._trouble())
 
     def _give_out(self, piece: Piece) -> None:
         name = self._name(piece)
@@ -182,6 +196,7 @@ class _Shift:
 
     def _again(self, piece: Piece, error: Exception) -> None:
         self.lost[piece] += 1
+        self.is_stale = True
         if self.lost[piece] < ATTEMPTS:
             self.agenda.put_back(piece)
         else:
@@ -200,7 +215,7 @@ class _Shift:
     def _trouble(self) -> str:
         lost = sum(self.lost.values())
         words = f"; {lost} workers were lost" if lost else ""
-        return words if self.cluster.slots else f"{words}; no {self.cluster.kind} is left: waiting"
+        return words if self.cluster.slots else f"{words}; no node with room is left: waiting"
 
     def _name(self, piece: Piece) -> Path:
         return piece.folder.relative_to(self.home.runs)
@@ -223,9 +238,10 @@ def start(address: str | None, jobs: int, device: str) -> Iterator[Cluster]:
            "object_store_memory": OWN_MEMORY}
     before = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(**({"address": address} if address else own), logging_level="ERROR",
                  log_to_driver=False, runtime_env=_runtime_environment())
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RuntimeError(f"Ray could not be reached at {address or 'this machine'}: {error}\n"
                            "This machine has to be a node of the cluster itself (ray start "
                            "--address=HOST:PORT), with the same versions of Ray and Python."
@@ -235,6 +251,13 @@ def start(address: str | None, jobs: int, device: str) -> Iterator[Cluster]:
         yield Cluster(ray, f"Ray at {address}" if address else "a Ray of its own", device)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError at once if nobody listens at HOST:PORT, for which Ray would wait minutes."""
+    if address and address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _runtime_environment() -> dict:

@@ -44,7 +44,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a node has of the results that are asked for, relative to its runs folder."""
+    """What a node's own runs folder has of the results that are asked for, relative to it."""
 
     site: Site
     finished: set[Path]
@@ -69,8 +69,9 @@ def site(home: Home) -> Site:
 def survey(home: Home, wanted: Sequence[Path], requirements: list[str]) -> Survey:
     """Look at what this node has, before any work."""
     here = site(home)
-    finished = {name for name in wanted if is_whole(here.runs / name)}
-    begun = {name for name in wanted if (here.runs / f"{name}.partial").exists()}
+    own = [] if here.shared else wanted
+    finished = {name for name in own if is_whole(here.runs / name)}
+    begun = {name for name in own if (here.runs / f"{name}.partial").exists()}
     return Survey(here, finished, begun - finished, environment.missing(requirements))
 
 
