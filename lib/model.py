@@ -174,7 +174,7 @@ def add_lora(model, settings: Unlearning) -> PeftModel:
 
 def checkpoint_layers(model: LlavaForConditionalGeneration) -> None:
     """In training, keep a layer's input only and compute the rest again for the gradient."""
-    enable = getattr(model, "activation_checkpointing_enable", None)  # its name in newer transformers
+    enable = getattr(model, "activation_checkpointing_enable", None)  # newer transformers
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
