@@ -135,10 +135,10 @@ def test_a_run_killed_in_its_evaluation_is_not_trained_again_and_ends_in_the_sam
     runs = fresh_runs()
     monkeypatch.setenv("SAFEERASER_RUNS", str(runs))
     with pytest.raises(KeyboardInterrupt):
-        experiments._make_run(tiny, PO_PD, dies)
+        recipes.run(tiny, PO_PD, dies).make()
     told = []
     monkeypatch.delattr(recipes, "unlearn")
-    experiments._make_run(tiny, PO_PD, told.append)
+    recipes.run(tiny, PO_PD, told.append).make()
     assert int(told[0].split()[0]) > 48
     first, again = folder_of(one_by_one, PO_PD), folder_of(runs, PO_PD)
     for name in ("answers.jsonl", "metrics.json", "history.jsonl", "probes.jsonl"):
@@ -169,7 +169,7 @@ def test_progress_says_what_every_worker_is_at(tiny, fresh_runs, one_by_one, mon
     shutil.copytree(folder_of(one_by_one, GA), folder / "tiny" / folder_of(one_by_one, GA).name)
     told = []
     made(tiny, folder, [GA, PO_PD], 2, told.append)
-    assert told[0] == f"0 of 1 done; {PO_PD}: step 1 of 6"
+    assert told[:2] == [f"0 of 1 done; {PO_PD}: {said}" for said in ("starts", "step 1 of 6")]
     assert told[-1].startswith("1 of 1 done")
 
 
