@@ -21,7 +21,7 @@ from lib.ray_nodes import Home, Site, Survey
 
 ATTEMPTS = 4  # per piece, until its workers' deaths count as its own fault
 LOOK_SECONDS = 1
-ANSWER_SECONDS = 120  # for a node to start a worker and say what it has
+ANSWER_SECONDS = (120, 30)  # for a node to say what it has: at first, and while others work
 OWN_MEMORY = 10**8  # bytes of the object store of a local Ray, through which nothing large goes
 
 
@@ -95,7 +95,8 @@ class _Shift:
         self.running: dict = {}  # task -> piece
         self.lost: Counter[Piece] = Counter()
         self.finished: dict[Path, Site] = {}  # results in nodes' own runs folders
-        self.begun: dict[Path, str] = {}  # nodes with a checkpoint
+        self.begun: dict[Path, list[str]] = {}  # the nodes that see a checkpoint, if not all do
+        self.sent: Counter[str] = Counter()  # how often to each of these
         self.is_stale, self.requirements = True, environment.needed()
         self.make = self.ray.remote(num_cpus=1, num_gpus=cluster.needs.get("GPU", 0),
                                     max_retries=0)(ray_nodes.make)
@@ -132,9 +133,11 @@ class _Shift:
         if lacking:
             raise RuntimeError(f"Not every node of the cluster has the packages: "
                                f"{'; '.join(lacking)}. Install requirements.lock there.")
-        self.is_stale, self.requirements = False, []  # packages are looked for once
+        self.is_stale, self.requirements = False, None  # packages are looked for once
         self.finished = {name: found.site for found in surveys for name in found.finished}
-        self.begun = {name: found.site.node for found in surveys for name in found.begun}
+        seen = {name: [found.site.node for found in surveys if name in found.begun]
+                for name in wanted}
+        self.begun = {name: nodes for name, nodes in seen.items() if 0 < len(nodes) < len(surveys)}
 
     def _surveys(self, wanted: list[Path]) -> list[Survey]:
         """Return what the nodes with room answer in time; one that is lost meanwhile is none."""
@@ -143,7 +146,8 @@ class _Shift:
                  for node, room in self.cluster.rooms().items() if room]
         if not tasks:
             return []
-        ready, _ = self.ray.wait(tasks, num_returns=len(tasks), timeout=ANSWER_SECONDS)
+        seconds = ANSWER_SECONDS[self.requirements is None]
+        ready, _ = self.ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
         answers = []
         for task in ready:
             try:
@@ -159,8 +163,11 @@ class _Shift:
         if name in self.finished:
             self._collect(piece, self.finished.pop(name))
             return
-        node = self.begun.pop(name, None)  # its checkpoint is there
-        where = {"scheduling_strategy": ray_nodes.on(node, soft=True)} if node else {}
+        where = {}
+        if nodes := self.begun.pop(name, None):
+            node = min(nodes, key=self.sent.__getitem__)
+            self.sent[node] += 1
+            where = {"scheduling_strategy": ray_nodes.on(node, soft=True)}
         task = self.make.options(**where).remote(piece, self.home, self.desk)
         self.running[task] = piece
 

@@ -44,7 +44,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a node's own runs folder has of the results that are asked for, relative to it."""
+    """What a node sees of the results that are asked for, relative to its runs folder.
+
+    `finished` are those of a folder of its own: a shared one's are known.
+    """
 
     site: Site
     finished: set[Path]
@@ -66,13 +69,12 @@ def site(home: Home) -> Site:
     return Site(node, socket.gethostname(), runs, (runs / home.mark).exists())
 
 
-def survey(home: Home, wanted: Sequence[Path], requirements: list[str]) -> Survey:
+def survey(home: Home, wanted: Sequence[Path], requirements: list[str] | None) -> Survey:
     """Look at what this node has, before any work."""
     here = site(home)
-    own = [] if here.shared else wanted
-    finished = {name for name in own if is_whole(here.runs / name)}
-    begun = {name for name in own if (here.runs / f"{name}.partial").exists()}
-    return Survey(here, finished, begun - finished, environment.missing(requirements))
+    finished = {name for name in wanted if not here.shared and is_whole(here.runs / name)}
+    begun = {name for name in wanted if (here.runs / f"{name}.partial").exists()}
+    return Survey(here, finished, begun - finished, environment.missing(requirements or []))
 
 
 def make(piece: Piece, home: Home, desk) -> Site:

@@ -6,6 +6,7 @@ address. Each piece reads a result that was made before; it is counted in JOURNA
 """
 
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ def lone(name: str, work) -> Piece:
 
 
 def main(tag: str, journal: str, pause: str, address: str | None = None) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     made = pieces(tag, Path(journal), float(pause))
     if address is None:
         workers.make_all(made, 2, print)
