@@ -70,11 +70,12 @@ def site(home: Home) -> Site:
 
 
 def survey(home: Home, wanted: Sequence[Path], requirements: list[str] | None) -> Survey:
-    """Look at what this node has, before any work."""
+    """Look at what this node has; `requirements` are the packages that it should have, too."""
     here = site(home)
     finished = {name for name in wanted if not here.shared and is_whole(here.runs / name)}
     begun = {name for name in wanted if (here.runs / f"{name}.partial").exists()}
-    return Survey(here, finished, begun - finished, environment.missing(requirements or []))
+    lacks = environment.missing(requirements) if requirements else []
+    return Survey(here, finished, begun - finished, lacks)
 
 
 def make(piece: Piece, home: Home, desk) -> Site:

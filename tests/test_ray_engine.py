@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lib import environment, experiments
@@ -213,13 +213,14 @@ def test_the_work_of_a_lost_node_is_done_by_the_others(nodes, engine, runs, jour
     """The lost node shares the driver's store: another one goes on from its checkpoints."""
     third = nodes.add_node(**NODE)
     pieces, lost = toy_pieces.pieces("node", journal, SLOW), []
-    theirs = partial(processes_of, third)
 
     def remove(text):
-        at_work = [name for name, pid in workers_at(journal).items() if pid in theirs()]
-        if not lost and at_work and counted(journal, "part")[at_work[0]] > 5:
-            lost.extend(at_work)
-            nodes.remove_node(third, allow_graceful=False)
+        if not lost:
+            theirs = workers_of(third)
+            at_work = [name for name, pid in workers_at(journal).items() if pid in theirs]
+            if at_work and counted(journal, "part")[at_work[0]] > 5:
+                lost.extend(at_work)
+                nodes.remove_node(third, allow_graceful=False)
 
     assert engine.slots == 3
     engine.make_all(pieces, 1, remove)
@@ -228,17 +229,10 @@ def test_the_work_of_a_lost_node_is_done_by_the_others(nodes, engine, runs, jour
     assert_all_is_there_once(pieces, journal, unwritten=1)
 
 
-def processes_of(node):
-    """The workers of a node, by what their command line says of its raylet."""
-    socket = node.raylet_socket_name.encode()
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if socket in path.read_bytes():
-                found.add(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+def workers_of(node):
+    """The processes of a node's workers."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    return {child.pid for child in psutil.Process(raylet).children(recursive=True)}
 
 
 # Drivers.
