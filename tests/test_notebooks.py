@@ -1,4 +1,4 @@
-"""The committed notebooks, as people read them where they are stored."""
+"""The committed notebooks, as people read them where they are stored, and at a real profile."""
 
 import ast
 import json
@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lib import chapters
+from lib import chapters, leaks
 from lib.paths import PUBLISHED_FIGURES, ROOT
 
 NOTEBOOKS = {path.stem: path for path in chapters.find()}
@@ -126,3 +126,24 @@ def test_no_cell_shows_where_the_author_keeps_files(book):
         for output in cell.get("outputs", []):
             for part in [output.get("text", ""), *output.get("data", {}).values()]:
                 assert not PRIVATE_PATH.search(str(part)), str(part)[:300]
+
+
+# The same cells where the model and the data are given: the tiny stand-ins of a real profile.
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_chapter_runs_at_a_real_profile_without_an_error_or_a_warning(real_chapters, name):
+    results, call = real_chapters
+    copy = results / "notebooks" / f"{name}.ipynb"
+    assert copy.exists(), call.stdout[call.stdout.find(f"{name} failed"):]
+    assert [output.text for cell in code(chapters.read(copy)) for output in cell.outputs
+            if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_chapter_of_real_data_is_small_and_shows_nothing_harmful(real_chapters, name):
+    copy = real_chapters[0] / "notebooks" / f"{name}.ipynb"
+    known = leaks.of_store(real_chapters[0].parent)
+    assert known[0].quoted_in("Stir the Weapon stew number 0 for 2 minutes, then add salt.")
+    assert leaks.in_notebook(chapters.read(copy), known) == []
+    assert copy.stat().st_size < 1_500_000
