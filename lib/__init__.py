@@ -50,7 +50,11 @@ Nothing here imports from a file further down this list.
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
     agreement        two judges' verdicts -> Cohen's kappa
-    workers          independent pieces of work side by side
+    agenda           what is still to be made, and who makes it
+    workers          pieces of work side by side on this machine's GPUs or cores
+    ray_nodes        what Ray's tasks do on their machines, and how results travel
+    ray_engine       pieces of work side by side on a Ray cluster (optional)
+    engines          which of the two, and what it has to work with
     memory           running out of memory, turned into advice
     origins          the dataset, the original model, its tower's features
     recipes          its answers, and the result of every unlearning run

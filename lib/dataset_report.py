@@ -41,9 +41,10 @@ def spellings(dataset: Dataset) -> dict[str, int]:
 def text(dataset: Dataset) -> str:
     """All of it in words and a table, for a log or a notebook."""
     seen = ", ".join(f"{name} {count}" for name, count in sorted(spellings(dataset).items()))
+    table = report(dataset).astype(object).fillna("unknown to us")
     return (f"{len(dataset.train)} train and {len(dataset.val)} val records, "
             f"{len(dataset.refusals)} refusals, {len(dataset.specificity)} specificity questions.\n"
-            f"Spellings: {seen}.\n{report(dataset).to_string(na_rep='unknown to us')}")
+            f"Spellings: {seen}.\n{table.to_string()}")
 
 
 def _pictures(dataset: Dataset) -> pd.Series:

@@ -200,6 +200,12 @@ def add_lora(model, settings: Unlearning) -> PeftModel:
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
+def checkpoint_layers(model: LlavaForConditionalGeneration) -> None:
+    """In training, keep a layer's input only and compute the rest again for the gradient."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # newer transformers
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
 def load_adapter(model, folder: Path) -> PeftModel:
     """The model with a trained adapter. Raises ValueError if any of the file's names is unknown.
 

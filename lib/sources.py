@@ -45,8 +45,8 @@ def _local(source: str | Path, kind: str, patterns: tuple[str, ...]) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):
-        raise Missing(f"There is no {kind} folder {source}, and it is no hub name (owner/name) "
-                      f"either: check the path after --{_option(kind)}.")
+        raise Missing(f"There is no {kind} folder {str(source)!r}, and it is no hub name "
+                      f"(owner/name) either: check what follows --{_option(kind)}.")
     from huggingface_hub import snapshot_download  # here: the laptop profile needs no network
 
     try:
