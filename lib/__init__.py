@@ -30,6 +30,7 @@ Nothing here imports from a file further down this list.
     features         the tower's features of a dataset, on disk
     losses           terms as tensors -> one number; a method is a row of weights
     quirks           what the official code does and the paper does not say
+    released         how the released models came to be
     pretrain         from nothing to a small LLaVA
     lessons          which rows a step of unlearning sees
     unlearn          the training loop
