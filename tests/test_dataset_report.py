@@ -54,4 +54,4 @@ def test_the_lengths_of_answers_are_in_words(given):
     longest = max(len(pair.harmful_answer.split())
                   for record in given.train for pair in record.unsafe_pairs)
     assert table.loc["forget", "words of the longest"] == longest
-    assert table.loc["retain image"].to_list() == [4, 7]  # "Mostly grey." and the stew's
+    assert table.loc["retain image"].to_list() == [4.5, 7]  # "Mostly grey.", or the stew's name
