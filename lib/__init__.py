@@ -4,6 +4,7 @@ Nothing here imports from a file further down this list.
 
     environment      what a Python lacks of what pyproject.toml asks for
     paths            where things are
+    missing          what is not here, said in one sentence
     profiles         the one dial: smoke, laptop, llava-7b, llava-13b
     gpus             memory and speed of GPUs, by name or as found here
     shapes           the sizes of a LLaVA, and how many parameters are where
@@ -29,6 +30,7 @@ Nothing here imports from a file further down this list.
     features         the tower's features of a dataset, on disk
     losses           terms as tensors -> one number; a method is a row of weights
     quirks           what the official code does and the paper does not say
+    released         how the released models came to be
     pretrain         from nothing to a small LLaVA
     lessons          which rows a step of unlearning sees
     unlearn          the training loop

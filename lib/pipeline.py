@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib import chapters, claims, engines, gpus, paths, profiles
+from lib.missing import Missing
 from lib.progress import Progress, minutes_in_words
 from lib.publish import PublishError, publish
 
@@ -224,7 +225,7 @@ def cores() -> int:
 def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse(arguments)
-    except ValueError as error:
+    except (ValueError, Missing) as error:
         print(error, file=sys.stderr)
         return 2
     hand_down(options.profile)
@@ -248,6 +249,9 @@ def main(arguments: list[str] | None = None) -> int:
                 return 0
             (folder / FAILURE).unlink(missing_ok=True)
             failures = run(plan)
+    except Missing as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     except Exception as error:
         return fail(error, folder)
     status = verdict(plan, failures)

@@ -1,36 +1,16 @@
 """A world and a small trained LLaVA that the tests share: made once, in a few seconds."""
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from lib.profiles import LLAVA_7B, SMOKE, Architecture, Profile, World
-
-TINY = replace(
-    SMOKE,
-    name="tiny",
-    seeds=(1,),
-    world=World(train_per_category=2, val_per_category=1, specificity_pictures=4),
-    architecture=Architecture(patch_size=32, hidden=32, tower_layers=2, language_layers=2,
-                              heads=2, intermediate=64),
-    pretraining=replace(SMOKE.pretraining, pictures=168, contrastive_steps=30, language_steps=40,
-                        alignment_steps=20, instruction_steps=160, batch=8, lr=5e-3),
-    unlearning=replace(SMOKE.unlearning, steps=6, images=2, probe_every=3, checkpoint_every=2),
-    evaluation=replace(SMOKE.evaluation, train_records=1, samples=2, batch=16),
-)
-
-# The llava-7b profile with less of everything, for the tiny model of tests/tiny_llava.py.
-TINY_REAL = replace(
-    LLAVA_7B,
-    name="tiny-real",
-    seeds=(1,),
-    sweep_weights=(0.3,),
-    unlearning=replace(LLAVA_7B.unlearning, epochs=1, images=2, queries=2, lora_rank=4,
-                       lora_alpha=8, lr=1e-2, probe_every=2, checkpoint_every=1),
-    evaluation=replace(LLAVA_7B.evaluation, train_records=None, max_new_tokens=4, batch=16,
-                       samples=1),
-)
+from lib.paths import ROOT
+from lib.profiles import Profile
+from tests.tiny_profiles import TINY, TINY_REAL
 
 
 def pytest_configure(config):
@@ -86,6 +66,28 @@ def tiny_real(tmp_path_factory) -> Profile:
     folder = tmp_path_factory.mktemp("given")
     return replace(TINY_REAL, model=str(tiny_llava.write_model(folder / "model", image_size=56)),
                    data=str(tiny_llava.write_dataset(folder / "data")))
+
+
+@pytest.fixture(scope="session")
+def at_tiny_real(tiny_real, tmp_path_factory) -> dict[str, str]:
+    """The environment of a process that knows the profile tiny-real, model and data included.
+
+    Such a process is a notebook's kernel, which knows a profile by its name alone.
+    """
+    places = (ROOT / "tests" / "kernel_start", ROOT, os.environ.get("PYTHONPATH", ""))
+    return {"SAFEERASER_RUNS": str(tmp_path_factory.mktemp("real_runs")),
+            "SAFEERASER_MODEL": tiny_real.model, "SAFEERASER_DATA": tiny_real.data,
+            "PYTHONPATH": os.pathsep.join(str(place) for place in places if str(place)),
+            "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def real_chapters(at_tiny_real) -> tuple[Path, subprocess.CompletedProcess]:
+    """(its results, the call) of the whole pipeline at tiny-real: all runs, all notebooks."""
+    call = subprocess.run(
+        [sys.executable, "-m", "lib.pipeline", "--profile", TINY_REAL.name, "--jobs", "2"],
+        cwd=ROOT, env={**os.environ, **at_tiny_real}, capture_output=True, text=True, timeout=600)
+    return Path(at_tiny_real["SAFEERASER_RUNS"], TINY_REAL.name), call
 
 
 @pytest.fixture

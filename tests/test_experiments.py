@@ -14,6 +14,7 @@ import pytest
 from lib import discretion, experiments, generate, losses, metrics, origins, recipes
 from lib.batching import Features
 from lib.experiments import GateError, Run
+from lib.missing import Missing
 from lib.runs import read_json, read_jsonl
 
 CHAPTERS = ["00", "01", "02", "03", "04", "05"]
@@ -281,9 +282,9 @@ def test_the_original_is_loaded_without_an_adapter(tiny, done):
 
 
 def test_what_is_not_made_yet_is_asked_for_in_words(tiny, done):
-    with pytest.raises(FileNotFoundError, match=r"reproduce\.sh --profile tiny"):
+    with pytest.raises(Missing, match=r"reproduce\.sh --profile tiny"):
         experiments.answers(tiny, [Run("kl", True, 1)])
-    with pytest.raises(FileNotFoundError, match=r"reproduce\.sh --profile tiny"):
+    with pytest.raises(Missing, match=r"reproduce\.sh --profile tiny"):
         experiments.load(tiny, Run("kl", True, 1))
 
 

@@ -1,13 +1,15 @@
-"""The committed notebooks, as people read them where they are stored."""
+"""The committed notebooks, as people read them where they are stored, and at a real profile."""
 
 import ast
 import json
 import re
 
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
-from lib import chapters
+from lib import chapters, leaks
 from lib.paths import PUBLISHED_FIGURES, ROOT
+from tests.tiny_profiles import TINY_REAL
 
 NOTEBOOKS = {path.stem: path for path in chapters.find()}
 CHAPTERS = ["00_a_small_llava", "01_data_construction", "02_baseline_unlearning",
@@ -126,3 +128,37 @@ def test_no_cell_shows_where_the_author_keeps_files(book):
         for output in cell.get("outputs", []):
             for part in [output.get("text", ""), *output.get("data", {}).values()]:
                 assert not PRIVATE_PATH.search(str(part)), str(part)[:300]
+
+
+# The same cells where the model and the data are given: the tiny stand-ins of a real profile.
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_chapter_runs_at_a_real_profile_without_an_error_or_a_warning(real_chapters, name):
+    results, call = real_chapters
+    copy = results / "notebooks" / f"{name}.ipynb"
+    assert copy.exists(), call.stdout[call.stdout.find(f"{name} failed"):]
+    assert [output.text for cell in code(chapters.read(copy)) for output in cell.outputs
+            if output.get("name") == "stderr"] == []
+
+
+def test_without_the_data_a_chapter_says_so_in_one_sentence_and_stops(
+        at_tiny_real, tmp_path, monkeypatch):
+    for name, value in {**at_tiny_real, "SAFEERASER_RUNS": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SAFEERASER_DATA")
+    book = NOTEBOOKS["01_data_construction"]
+    with pytest.raises(PapermillExecutionError) as error, chapters.kernels(threads=1):
+        chapters.execute(book, TINY_REAL.name, "a mark")
+    said = chapters.explain(book, TINY_REAL.name, error.value)
+    assert said.startswith("01_data_construction stops: The profile tiny-real reads SafeEraser's")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_chapter_of_real_data_is_small_and_shows_nothing_harmful(real_chapters, name):
+    copy = real_chapters[0] / "notebooks" / f"{name}.ipynb"
+    known = leaks.of_store(real_chapters[0].parent)
+    assert known[0].quoted_in("Stir the Weapon stew number 0 for 2 minutes, then add salt.")
+    assert leaks.in_notebook(chapters.read(copy), known) == []
+    assert copy.stat().st_size < 1_500_000

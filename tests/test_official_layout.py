@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lib import dataset, generate, losses, model
 from lib.batching import Example, Features, Group, Packer, answer_logits, image_tokens, prompt
+from lib.missing import Missing
 from lib.pictures import open_image
 from lib.profiles import Evaluation, Runtime, Unlearning
 
@@ -105,8 +106,14 @@ def test_the_runtime_says_in_which_numbers_a_model_is(official, runtime, dtype):
     (Runtime(device="auto", four_bit=True), r"pip install -e '\.\[gpu\]'"),
 ])
 def test_what_the_machine_cannot_do_is_said_before_loading(official, runtime, said):
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises(Missing, match=said):
         model.load(official[0], runtime)
+
+
+def test_weights_that_do_not_fit_into_the_machine_are_not_read(official, monkeypatch):
+    monkeypatch.setattr(model.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.get)
+    with pytest.raises(Missing, match=r"no GPU here, and the model in .* takes 0 of the 0 GiB"):
+        model.load(official[0])
 
 
 # Prompts.
