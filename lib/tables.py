@@ -11,6 +11,7 @@ import pandas as pd
 
 from lib import statistics
 from lib.metrics import MAIN
+from lib.profiles import Profile
 
 METHODS = {"vanilla": "Original", "ga": "GA", "gd": "GD", "kl": "KL", "po": "PO"}
 COLUMNS = {  # (metric, split): heading; the columns of the paper's main table, in its order
@@ -60,6 +61,15 @@ def _paper() -> tuple[dict, ...]:
 # generality, as ours do in the same table.
 PAPER = _paper()
 PAPER_SARR_REDUCTION = 79.5  # percent, by PD, on both models: abstract of arXiv 2502.12520
+
+
+def described(profile: Profile) -> tuple[str, str]:
+    """Where a profile's numbers come from, for a caption; and the paper's model beside them."""
+    beside = "LLaVA-1.5-13B" if "13b" in profile.name else "LLaVA-1.5-7B"
+    if not profile.real:
+        return STAND_IN, beside
+    model, data = (Path(place).name for place in (profile.model, profile.data or "no data"))
+    return f"{model} on {data}, judge {profile.judge}", beside
 
 
 def main_table(per_answer: pd.DataFrame) -> pd.DataFrame:
