@@ -8,6 +8,8 @@
 #     --data PLACE         for these: SafeEraser's dataset, as a local folder or a hub name
 #     --only NN[,NN]       these chapters, with what they need
 #     --jobs N             so many runs side by side
+#     --engine ray         the runs as tasks of Ray (an extra) instead of processes here: of a Ray
+#       [--address A]      on this machine, or of the cluster at A: HOST:PORT of its head, or auto
 #     --list               show the plan, what it costs and what is there already; do nothing
 #     --gpu NAME           with --list: costs on this GPU, such as h100, instead of the one here
 #     --fresh              remove the profile's results first

@@ -4,6 +4,7 @@ Nothing here imports from a file further down this list.
 
     environment      what a Python lacks of what pyproject.toml asks for
     paths            where things are
+    missing          what is not here, said in one sentence
     profiles         the one dial: smoke, laptop, llava-7b, llava-13b
     gpus             memory and speed of GPUs, by name or as found here
     shapes           the sizes of a LLaVA, and how many parameters are where
@@ -29,6 +30,7 @@ Nothing here imports from a file further down this list.
     features         the tower's features of a dataset, on disk
     losses           terms as tensors -> one number; a method is a row of weights
     quirks           what the official code does and the paper does not say
+    released         how the released models came to be
     pretrain         from nothing to a small LLaVA
     lessons          which rows a step of unlearning sees
     unlearn          the training loop
@@ -49,7 +51,11 @@ Nothing here imports from a file further down this list.
     evaluate         a model -> every answer of the evaluation, judged
     statistics       rates -> intervals and paired differences
     agreement        two judges' verdicts -> Cohen's kappa
-    workers          independent pieces of work side by side
+    agenda           what is still to be made, and who makes it
+    workers          pieces of work side by side on this machine's GPUs or cores
+    ray_nodes        what Ray's tasks do on their machines, and how results travel
+    ray_engine       pieces of work side by side on a Ray cluster (optional)
+    engines          which of the two, and what it has to work with
     memory           running out of memory, turned into advice
     origins          the dataset, the original model, its tower's features
     recipes          its answers, and the result of every unlearning run

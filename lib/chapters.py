@@ -21,6 +21,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import strip_color
 
 from lib import paths
+from lib.missing import Missing
 
 KERNEL_STARTS = 3  # kernels that start at the same moment can collide on a port
 START_SECONDS = 180  # a loaded machine is slow, not broken
@@ -109,12 +110,17 @@ def is_current(notebook: Path, profile_name: str, mark: str) -> bool:
     if not copy.exists():
         return False
     book = read(copy)
-    written = [paths.figures_dir(profile_name) / f"{name}.png" for name in figure_names(book)]
+    companion = book.metadata.get("companion", {})  # a profile need not draw every figure
+    written = [_figure(profile_name, name) for name in companion.get("figures", [])]
     claims = paths.profile_dir(profile_name) / "claims"
     if any("claims.start(" in cell.source for cell in book.cells):
         written += list(claims.glob(f"{number(notebook)}*.json")) or [claims / "missing"]
-    return (book.metadata.get("companion", {}).get("fingerprint") == mark
+    return (companion.get("fingerprint") == mark
             and all(path.exists() for path in written))
+
+
+def _figure(profile_name: str, name: str) -> Path:
+    return paths.figures_dir(profile_name) / f"{name}.png"
 
 
 @contextmanager
@@ -153,7 +159,8 @@ def execute(notebook: Path, profile_name: str, mark: str) -> None:
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.unlink(missing_ok=True)
     book = _papermill(notebook, unfinished, {"profile_name": profile_name})
-    book.metadata["companion"] = {"fingerprint": mark}
+    drawn = [name for name in figure_names(book) if _figure(profile_name, name).exists()]
+    book.metadata["companion"] = {"fingerprint": mark, "figures": drawn}
     nbformat.write(book, unfinished)
     os.replace(unfinished, copy)
 
@@ -173,7 +180,12 @@ def _papermill(notebook: Path, output: Path, parameters: dict) -> nbformat.Noteb
 
 
 def explain(notebook: Path, profile_name: str, error: Exception) -> str:
-    """Return what went wrong, where in the notebook, and where the cells up to there are."""
+    """Return what went wrong, where in the notebook, and where the cells up to there are.
+
+    Of what is missing (`lib.missing`) only what it is: nothing is wrong with the notebook.
+    """
+    if getattr(error, "ename", None) == Missing.__name__:
+        return f"{notebook.stem} stops: {strip_color(error.evalue)}"
     copy = executed_copy(notebook, profile_name).with_suffix(".unfinished.ipynb")
     if isinstance(error, papermill.PapermillExecutionError):
         where, what = _place(error), f"{error.ename}: {strip_color(error.evalue)}"

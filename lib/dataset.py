@@ -168,7 +168,7 @@ def _category(node: Node, shown: Node | None) -> str | None:
     else:
         place = node.member("category")
         category = place.text()
-        what = f"is the unknown category {quoted(category)!r}"
+        what = f"is the unknown category {quoted(category or '')!r}"
     if category is not None and category not in CATEGORIES:
         place.note(what, f"use one of {', '.join(CATEGORIES)}")
     return category

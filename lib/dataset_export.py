@@ -1,13 +1,15 @@
-"""A dataset as `datasets` tables with pictures, and as parquet files with a dataset card."""
+"""A dataset as `datasets` tables, as parquet files with a card, and a part of it as a folder."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import yaml
 from pyarrow import parquet
 
 from lib.dataset import SETS, Dataset, Pair, PictureQuestion, Record, counts
+from lib.runs import read_json, write_json
 
 CONFIGS = {
     "forget": ("forget",),
@@ -53,6 +55,28 @@ def export(dataset: Dataset, folder: str | Path, *, stand_in: bool = False) -> P
     card = _card(dataset, {config: list(splits) for config, splits in configs.items()}, stand_in)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def excerpt(dataset: Dataset, folder: Path, most: int | None = None) -> Path:
+    """A copy of the dataset's folder with at most so many records a split (None: all).
+
+    They are taken at equal distances, so that no category is left out. Returns the new folder.
+    """
+    for name in ("all_train.json", "all_val.json", "specificity.json"):
+        if (dataset.root / name).exists():
+            records = read_json(dataset.root / name)
+            kept = records[:: max(1, len(records) // most)][:most] if most else records
+            _copy_pictures(dataset.root, folder, kept)
+            write_json(folder / name, kept)
+    shutil.copy(dataset.root / "prompt.json", folder)
+    return folder
+
+
+def _copy_pictures(root: Path, folder: Path, records: Iterable[dict]) -> None:
+    fields = {"image_path", "image_id", "SDImage_path"}
+    for name in {record[field].strip() for record in records for field in fields & record.keys()}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, folder / name)
 
 
 def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:

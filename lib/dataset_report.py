@@ -10,6 +10,9 @@ from lib.dataset import CATEGORIES, SETS, Dataset, counts
 
 # Abstract: 3,000 images, 28.8 K pairs. Its counts per category are unknown to us.
 PAPER = {"pictures": 3000, "pairs": 28800}
+# Words by which a query would say, without its picture, that it is about harm.
+TELLING = frozenset({"bomb", "drug", "explosive", "gun", "hateful", "illegal", "kill", "murder",
+                     "nude", "porn", "racist", "sexual", "steal", "violent", "weapon"})
 
 
 def report(dataset: Dataset) -> pd.DataFrame:
@@ -24,6 +27,16 @@ def report(dataset: Dataset) -> pd.DataFrame:
     table.loc["all"] = table.sum()
     table.loc["paper"] = pd.Series(PAPER).reindex(table.columns)
     return table.astype("Int64").rename_axis("category").rename_axis(columns=None)
+
+
+def lengths(dataset: Dataset) -> pd.DataFrame:
+    """How long answers are: set, median and most words. Unlearning cuts what is too long."""
+    said = pd.DataFrame([(name, len(pair.answer.split()))
+                         for record in (*dataset.train, *dataset.val)
+                         for name, (_, pairs) in record.sets().items() for pair in pairs],
+                        columns=["set", "words"])
+    found = said.groupby("set", sort=False)["words"].agg(["median", "max"]).reset_index()
+    return found.set_axis(["set", "words of an answer (median)", "words of the longest"], axis=1)
 
 
 def spellings(dataset: Dataset) -> dict[str, int]:
@@ -41,9 +54,10 @@ def spellings(dataset: Dataset) -> dict[str, int]:
 def text(dataset: Dataset) -> str:
     """All of it in words and a table, for a log or a notebook."""
     seen = ", ".join(f"{name} {count}" for name, count in sorted(spellings(dataset).items()))
+    table = report(dataset).astype(object).fillna("unknown to us")
     return (f"{len(dataset.train)} train and {len(dataset.val)} val records, "
             f"{len(dataset.refusals)} refusals, {len(dataset.specificity)} specificity questions.\n"
-            f"Spellings: {seen}.\n{report(dataset).to_string(na_rep='unknown to us')}")
+            f"Spellings: {seen}.\n{table.to_string()}")
 
 
 def _pictures(dataset: Dataset) -> pd.Series:

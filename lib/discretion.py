@@ -153,8 +153,9 @@ def frame(table: pd.DataFrame, show_harmful: bool = False) -> pd.DataFrame:
         labels = table.label if "label" in table else [None] * len(table)
         shown["answer"] = [answer(*said) for said in zip(table.answer, labels, strict=True)]
     for name in table.columns.difference(["answer"]):
-        texts = {text: words(text) for text in {v for v in table[name] if isinstance(v, str)}}
-        shown[name] = [_cell(value, texts) for value in table[name]]
+        if any(isinstance(value, str | Image.Image) for value in table[name]):
+            texts = {text: words(text) for text in {v for v in table[name] if isinstance(v, str)}}
+            shown[name] = [_cell(value, texts) for value in table[name]]
     return shown
 
 

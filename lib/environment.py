@@ -2,12 +2,14 @@
 
     python -m lib.environment [--test]    prints what is missing (with the packages of the tests)
     python -m lib.environment --torch     prints the folder of a torch that is new enough
+    python -m lib.environment --extra NAME    prints what an extra of pyproject.toml consists of
 
 The exit status is 1 if anything is missing. Nothing may be installed yet when this runs, so it
 imports the standard library only, until it knows better.
 """
 
 import importlib.util
+import shlex
 import sys
 import tomllib
 from importlib import metadata
@@ -20,6 +22,16 @@ def needed(project: Path = PROJECT, test: bool = False) -> list[str]:
     """Return the requirement lines of a pyproject.toml, with those of its `test` extra if asked."""
     table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     return table["dependencies"] + (table["optional-dependencies"]["test"] if test else [])
+
+
+def extra(name: str, project: Path = PROJECT) -> list[str]:
+    """Return the requirement lines of an extra."""
+    return tomllib.loads(project.read_text())["project"]["optional-dependencies"][name]
+
+
+def pip_command(name: str) -> str:
+    """Return the command that installs an extra into this Python."""
+    return shlex.join([sys.executable, "-m", "pip", "install", *extra(name)])
 
 
 def missing(requirements: list[str]) -> list[str]:
@@ -50,6 +62,9 @@ def _lack(requirement, modules: dict[str, list[str]]) -> str | None:
 
 
 def main(arguments: list[str]) -> int:
+    if "--extra" in arguments:
+        print("\n".join(extra(arguments[-1])))
+        return 0
     requirements = needed(test="--test" in arguments)
     if "--torch" in arguments:
         requirements = [line for line in requirements if line.startswith("torch")]

@@ -15,15 +15,15 @@ from pathlib import Path
 import pandas as pd
 
 from lib import dataset as datasets
-from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs
+from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs, workers
 from lib import model as models
+from lib.agenda import Piece
 from lib.batching import Features, Packer
 from lib.features import StoredFeatures
 from lib.judges import RuleJudge, known_answers
 from lib.origins import BASE_THREADS, Report, quiet
 from lib.profiles import Evaluation, Profile
 from lib.recipes import PROBE, GateError, Run, gate, rules, task
-from lib.workers import make_all
 
 __all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "brief",
            "dataset", "ensure", "features", "gate", "history", "load", "main_runs",
@@ -190,21 +190,26 @@ def original_metrics(profile: Profile) -> dict:
 # What the pipeline makes.
 
 
-def steps(profile: Profile, chapters: Sequence[str], jobs: int) -> list[Step]:
-    """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side."""
+def steps(profile: Profile, chapters: Sequence[str], jobs: int,
+          make_all: Callable = workers.make_all) -> list[Step]:
+    """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side, by an
+    engine's `make_all`."""
     if profile.judge == "rules":
         known_answers(RuleJudge())
     wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
-    every = {**_prepared(profile),
+    every = {**_prepared(profile, make_all),
              "original": _step(recipes.original, profile, "original model: answers and gate",
-                               profile.run_minutes / 6),
-             "baselines": _group(profile, "unlearning without PD", main_runs(profile, False), jobs),
-             "decoupled": _group(profile, "unlearning with PD", main_runs(profile, True), jobs),
-             "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs)}
+                               profile.run_minutes / 6, make_all),
+             "baselines": _group(profile, "unlearning without PD", main_runs(profile, False), jobs,
+                                 make_all),
+             "decoupled": _group(profile, "unlearning with PD", main_runs(profile, True), jobs,
+                                 make_all),
+             "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs,
+                             make_all)}
     return [every[name] for name in wanted if name in every]
 
 
-def _prepared(profile: Profile) -> dict[str, Step]:
+def _prepared(profile: Profile, make_all: Callable) -> dict[str, Step]:
     """What comes before the first answer: a world and a model of our own, or what is given."""
     if not profile.real:
         return {"dataset": _step(origins.dataset, profile, "dataset", 0.1),
@@ -213,7 +218,8 @@ def _prepared(profile: Profile) -> dict[str, Step]:
     checked = {"dataset": _step(origins.dataset, profile, "dataset: read and checked", 2)}
     if not profile.runtime.stored_features:
         return checked
-    return {**checked, "tower": _step(origins.tower, profile, "vision tower's features", 5)}
+    return {**checked, "tower": _step(origins.tower, profile, "vision tower's features", 5,
+                                      make_all)}
 
 
 _READERS = {  # step: the chapters that need it
@@ -227,31 +233,42 @@ _READERS = {  # step: the chapters that need it
 }
 
 
-def _step(describe: Callable, profile: Profile, name: str, minutes: float) -> Step:
+def _step(describe: Callable, profile: Profile, name: str, minutes: float,
+          make_all: Callable | None = None) -> Step:
     made = describe(profile)
 
     def make(report: Report) -> None:
-        describe(profile, report).make()
+        if make_all is not None and profile.runtime.device != "cpu":
+            # Not in this process: it would keep a GPU's memory, and need not have a GPU at all.
+            make_all([_piece(name, profile, describe)], 1, report)
+        else:
+            describe(profile, report).make()
 
     return Step(made.folder().name, name, minutes, made.is_done, make)
 
 
-def _group(profile: Profile, name: str, chosen: list[Run], jobs: int) -> Step:
+def _group(profile: Profile, name: str, chosen: list[Run], jobs: int, make_all: Callable) -> Step:
     made = [recipes.run(profile, run) for run in chosen]
     folders = sorted(each.folder().name for each in made)
     label = f"{name}: {len(chosen)} runs"
     return Step(sha256(" ".join(folders).encode()).hexdigest()[:12], label,
                 profile.run_minutes * len(chosen) / jobs,
                 lambda: all(each.is_done() for each in made),
-                lambda report: ensure(profile, chosen, jobs, report))
+                lambda report: ensure(profile, chosen, jobs, report, make_all))
 
 
-def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = quiet) -> None:
-    """Make those of the runs that are not there, `jobs` at once (`workers.make_all`)."""
-    missing = [run for run in chosen if not recipes.run(profile, run).is_done()]
-    if missing:
-        make_all(missing, partial(_make_run, profile), jobs, report)
+def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = quiet,
+           make_all: Callable = workers.make_all) -> None:
+    """Make those of the runs that are not there, `jobs` at once, by an engine's `make_all`."""
+    make_all([_piece(str(run), profile, recipes.run, run) for run in chosen], jobs, report)
 
 
-def _make_run(profile: Profile, run: Run, report: Report) -> None:
-    recipes.run(profile, run, report).make()
+def _piece(name: str, profile: Profile, describe: Callable, *details) -> Piece:
+    """What `describe(profile, *details)` makes, from what it needs."""
+    made = describe(profile, *details)
+    return Piece(name, made.folder(), partial(_make, describe, profile, *details),
+                 needs=tuple(need.folder() for need in made.needs))
+
+
+def _make(describe: Callable, *details_and_report) -> None:
+    describe(*details_and_report).make()

@@ -63,6 +63,18 @@ def show(rows: Sequence[dict], show_harmful: bool = False) -> HTML:
     return Gallery(page, "\n".join(_words(row, n) for n, row in enumerate(rows, 1)))
 
 
+def sheet(shelves: Sequence[Sequence[Image.Image | Path]], side: int = 64,
+          show_harmful: bool = False) -> Image.Image:
+    """Pictures in rows without words: each of `shelves` is a row, each picture a square."""
+    whole = Image.new("RGB", (side * max(map(len, shelves)), side * len(shelves)), "white")
+    for row, shelf in enumerate(shelves):
+        for column, image in enumerate(shelf):
+            shown = discretion.picture(image, show_harmful)
+            shown = shown if isinstance(shown, Image.Image) else open_image(shown)
+            whole.paste(shown.convert("RGB").resize((side, side)), (side * column, side * row))
+    return whole
+
+
 def rows(answers: pd.DataFrame, root: Path) -> list[dict]:
     """For `show`: a row per question of `answers` (from `experiments.answers`), a column per run.
 

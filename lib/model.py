@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
 import torch
@@ -31,10 +32,11 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from lib import sources
+from lib.missing import Missing
 from lib.profiles import CPU, Architecture, Runtime, Unlearning
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")  # PEFT's to change
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's to change
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 IMAGE_TOKEN = "<image>"
 LETTERS = Regex(r" ?\w+|[^\w\s]|\s")  # a word takes the space before it along
@@ -105,12 +107,14 @@ def save(model, processor, folder: Path) -> None:
 def load(source: str | Path, runtime: Runtime = CPU) -> tuple:
     """A model in evaluation mode and its processor, from a folder in LLaVA's format or the hub.
 
-    Raises FileNotFoundError where there is none, ValueError for one that is not whole.
+    Raises Missing where there is none, or no GPU or memory for it; ValueError for one that is not
+    whole.
     """
     folder = sources.folder(source)
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"There is no model in {folder} (no config.json).")
+        raise Missing(f"There is no model in {folder} (no config.json).")
     device = device_of(runtime)
+    _check_memory(folder, runtime)
     model, info = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=dtype_of(runtime), attn_implementation=runtime.attention,
         trust_remote_code=False, use_safetensors=True, output_loading_info=True,
@@ -134,12 +138,36 @@ def _processor(folder: Path, config: LlavaConfig):
 
 
 def device_of(runtime: Runtime) -> str:
-    """ "cpu" or "cuda". Raises RuntimeError when a GPU is asked for and none can be used."""
+    """ "cpu" or "cuda". Raises Missing when a GPU is asked for and none can be used."""
     there = torch.cuda.is_available()
     if runtime.device == "cuda" and not there:
-        raise RuntimeError("The profile asks for a GPU, and torch finds none here: check the "
-                           'driver and the torch build, or set device="auto" in lib/profiles.py.')
+        raise Missing("The profile asks for a GPU, and torch finds none here: check the driver "
+                      'and the torch build, or set device="auto" in lib/profiles.py.')
     return ("cuda" if there else "cpu") if runtime.device == "auto" else runtime.device
+
+
+def _check_memory(folder: Path, runtime: Runtime) -> None:
+    """Raises Missing if the weights do not fit into this machine where there is no GPU.
+
+    The operating system would kill the process in the middle of reading them, without a word.
+    """
+    if device_of(runtime) != "cpu":
+        return
+    needed = _parameters(folder) * dtype_of(runtime).itemsize
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise Missing(f"There is no GPU here, and the model in {folder} takes {needed / 2**30:.0f} "
+                      f"of the {there / 2**30:.0f} GiB of this machine's memory: run this on a "
+                      "machine with a GPU.")
+
+
+def _parameters(folder: Path) -> int:
+    """How many numbers a model's files hold; only their headers are read."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            total += sum(prod(file.get_slice(name).get_shape()) for name in set(file.keys()))
+    return total
 
 
 def dtype_of(runtime: Runtime) -> torch.dtype:
@@ -150,10 +178,10 @@ def dtype_of(runtime: Runtime) -> torch.dtype:
 
 
 def _four_bits(runtime: Runtime) -> BitsAndBytesConfig:
-    """QLoRA's format for the language model. Raises RuntimeError without GPU or bitsandbytes."""
+    """QLoRA's format for the language model. Raises Missing without GPU or bitsandbytes."""
     if device_of(runtime) == "cpu" or not importlib.util.find_spec("bitsandbytes"):
-        raise RuntimeError("four_bit needs an NVIDIA GPU and bitsandbytes: pip install -e '.[gpu]' "
-                           "installs it; or set four_bit=False in lib/profiles.py.")
+        raise Missing("four_bit needs an NVIDIA GPU and bitsandbytes: pip install -e '.[gpu]' "
+                      "installs it; or set four_bit=False in lib/profiles.py.")
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                               bnb_4bit_use_double_quant=True,
                               bnb_4bit_compute_dtype=dtype_of(runtime),
@@ -172,6 +200,12 @@ def add_lora(model, settings: Unlearning) -> PeftModel:
                         modules_to_save=["multi_modal_projector"])
     # In the model's own numbers: the float32 copies that AdamW needs are the training loop's.
     return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def checkpoint_layers(model: LlavaForConditionalGeneration) -> None:
+    """In training, keep a layer's input only and compute the rest again for the gradient."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # newer transformers
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def load_adapter(model, folder: Path, name: str = "default") -> PeftModel:

@@ -20,6 +20,7 @@ from lib import dataset_report, features, iconworld, memory, pretrain, runs, sou
 from lib import model as models
 from lib.batching import Features
 from lib.features import StoredFeatures
+from lib.missing import Missing
 from lib.paths import profile_dir
 from lib.profiles import Profile, data_of
 
@@ -54,9 +55,9 @@ class Made:
             return self._store().make(self.step, self.config, self.build)
 
     def done(self) -> Path:
-        """Its folder. Raises FileNotFoundError, with what to run, if it is not there."""
+        """Its folder. Raises Missing, with what to run, if it is not there."""
         if not self.folder().exists():
-            raise FileNotFoundError(
+            raise Missing(
                 f"{self.folder()} is not there yet: run ./reproduce.sh --profile "
                 f"{self.profile.name}, which makes all that the notebooks read.")
         return self.folder()

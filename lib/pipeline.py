@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import chapters, claims, gpus, paths, profiles
+from lib import chapters, claims, engines, gpus, paths, profiles
+from lib.missing import Missing
 from lib.progress import Progress, minutes_in_words
 from lib.publish import PublishError, publish
 
@@ -36,6 +37,7 @@ class Plan:
     """What one run is to do: `done` and `marks` are as the store and the notebooks are now."""
 
     profile: profiles.Profile
+    engine: object  # of lib.engines
     jobs: int
     steps: list  # of experiments.Step
     done: dict[str, bool]  # by the step's id
@@ -50,13 +52,14 @@ class Plan:
                         for notebook in self.notebooks]
 
 
-def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int) -> Plan:
+def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engine) -> Plan:
     """Return the plan for these notebooks, after checking that they take our parameters."""
     from lib import experiments  # takes seconds to import: not before the options are known good
 
     for notebook in notebooks:
         chapters.check_parameters(notebook, ["profile_name"])
-    steps = experiments.steps(profile, [chapters.number(n) for n in notebooks], jobs)
+    steps = experiments.steps(profile, [chapters.number(n) for n in notebooks], engine.slots,
+                              engine.make_all)
     done = {step.id: step.is_done() for step in steps}
     marks, current = {}, {}
     for notebook in notebooks:
@@ -64,13 +67,13 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int) -> Pl
         mark = marks[notebook] = chapters.fingerprint(notebook, profile.name, needed)
         current[notebook] = (all(done[step_id] for step_id in needed)
                              and chapters.is_current(notebook, profile.name, mark))
-    return Plan(profile, jobs, steps, done, notebooks, marks, current)
+    return Plan(profile, engine, jobs, steps, done, notebooks, marks, current)
 
 
 def show(plan: Plan) -> None:
     """Print what there is to do, what it costs, and what is there already."""
     lines = plan.lines()
-    print(f"Profile {plan.profile.name}, {plan.jobs} side by side, results in "
+    print(f"Profile {plan.profile.name}, {plan.engine.summary}, results in "
           f"{paths.profile_dir(plan.profile.name)}")
     for name, minutes, there in lines:
         print(f"  {'there already' if there else minutes_in_words(minutes):>13}  {name}")
@@ -78,13 +81,20 @@ def show(plan: Plan) -> None:
     print(f"In all: {minutes_in_words(left)}." if left else "Nothing to do.", flush=True)
 
 
-def fits(options: argparse.Namespace) -> bool:
-    """Print what a real profile costs on the GPU; False: it does not fit, and is not to start."""
+def fits(profile: profiles.Profile, gpu: gpus.Gpu | None) -> bool:
+    """Print what a real profile costs, on this machine's GPU unless one is named.
+
+    False: it does not fit, and should not start.
+    """
     from lib.costs import costs
 
-    expected = costs(options.profile, options.gpu or gpus.found())
+    try:
+        expected = costs(profile, gpu or gpus.found())
+    except ValueError as unknown:  # a model on the hub that is not LLaVA-1.5
+        print(f"What this costs cannot be told: {unknown}", flush=True)
+        return True
     print(expected, flush=True)
-    return options.list or not expected.problems
+    return not expected.problems
 
 
 def run(plan: Plan) -> list[str]:
@@ -170,20 +180,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data")
     parser.add_argument("--jobs")
     parser.add_argument("--gpu")
+    parser.add_argument("--engine", default="local", choices=engines.NAMES)
+    parser.add_argument("--address")
     for flag in ("--list", "--fresh", "--publish", "--test"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
     options.profile = profiles.get(options.profile, _placed(options.model), _placed(options.data))
-    if options.profile.real:
-        profiles.data_of(options.profile)
-    if options.jobs is None:  # a real model fills its GPU
-        options.jobs = "1" if options.profile.real else str(min(cores(), MOST_JOBS))
     options.gpu = gpus.named(options.gpu) if options.gpu else None
+    if options.profile.real and not options.list:
+        profiles.data_of(options.profile)
+    if options.jobs is None:  # a real model fills a GPU, or all cores of a machine without
+        alone = options.profile.real and not engines.gpus()
+        options.jobs = "1" if alone else str(min(cores(), MOST_JOBS))
     options.notebooks = [] if options.test else chapters.choose(options.only)
     if not (options.jobs.isdecimal() and int(options.jobs) > 0):
         raise ValueError(f"--jobs {options.jobs}: give a whole number from 1 up, the runs that go "
                          f"side by side; this machine has {cores()} cores.")
     options.jobs = int(options.jobs)
+    engines.check(options.engine, options.address)
     if options.publish and (options.only or options.profile.name != PUBLISHED_PROFILE):
         raise ValueError(f"--publish copies a full run of the profile {PUBLISHED_PROFILE}: leave "
                          "out --only and --profile.")
@@ -193,7 +207,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def hand_down(profile: profiles.Profile) -> None:
     """Let the notebooks' kernels, which know only the profile's name, find its model and data."""
     if profile.real:
-        os.environ.update(SAFEERASER_MODEL=profile.model, SAFEERASER_DATA=profile.data)
+        os.environ.update(SAFEERASER_MODEL=profile.model, SAFEERASER_DATA=profile.data or "")
 
 
 def _placed(source: str | None) -> str | None:
@@ -211,7 +225,7 @@ def cores() -> int:
 def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse(arguments)
-    except ValueError as error:
+    except (ValueError, Missing) as error:
         print(error, file=sys.stderr)
         return 2
     hand_down(options.profile)
@@ -222,14 +236,22 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Removing {folder}", flush=True)
         shutil.rmtree(folder)
     try:
-        plan = make_plan(options.profile, options.notebooks, options.jobs)
-        show(plan)
-        if options.profile.real and not fits(options):
+        if options.profile.real and not fits(options.profile, options.gpu) and not options.list:
             return 2
-        if options.list:
+        if options.profile.real and options.profile.data is None:  # then it is a --list
+            print("Which steps are there already can be told once --data names the dataset.")
             return 0
-        (folder / FAILURE).unlink(missing_ok=True)
-        failures = run(plan)
+        with engines.start(options.engine, options.jobs, options.profile.runtime.device,
+                           options.address) as engine:
+            plan = make_plan(options.profile, options.notebooks, options.jobs, engine)
+            show(plan)
+            if options.list:
+                return 0
+            (folder / FAILURE).unlink(missing_ok=True)
+            failures = run(plan)
+    except Missing as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     except Exception as error:
         return fail(error, folder)
     status = verdict(plan, failures)

@@ -10,6 +10,8 @@ environment variables SAFEERASER_MODEL and SAFEERASER_DATA (a folder or a hub na
 import os
 from dataclasses import asdict, dataclass, replace
 
+from lib.missing import Missing
+
 
 @dataclass(frozen=True)
 class World:
@@ -200,11 +202,11 @@ PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA
 
 
 def data_of(profile: Profile) -> str:
-    """The place of a real profile's data. Raises ValueError, with what to do, if none is given."""
+    """The place of a real profile's data. Raises Missing, with what to do, if none is given."""
     if profile.data is None:
-        raise ValueError(f"The profile {profile.name} reads SafeEraser's own data, which we may "
-                         "not hand on: download it (README, \"Running at full scale\") and give "
-                         "its folder with --data, or in SAFEERASER_DATA.")
+        raise Missing(f"The profile {profile.name} reads SafeEraser's own data, which we may not "
+                      "hand on: download it (README, \"Running at full scale\") and give its "
+                      "folder with --data, or in SAFEERASER_DATA.")
     return profile.data
 
 

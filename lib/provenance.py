@@ -1,6 +1,7 @@
 """Where a result comes from: commit, package versions, machine, memory."""
 
 import importlib.metadata
+import os
 import platform
 import re
 import resource
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from lib import paths
 
+COMMIT = "SAFEERASER_COMMIT"  # told to a worker that has the code without its repository
 PACKAGES = ("torch", "transformers", "peft", "datasets", "numpy", "pandas", "rouge-score")
 
 
@@ -29,7 +31,8 @@ def describe(device: str | None = None) -> dict:
 def git_commit(folder: Path) -> tuple[str | None, bool | None]:
     """Return (commit, whether tracked files differ from it); (None, None) where there is no git."""
     if not (folder / ".git").exists():  # else git would answer for a repository further up
-        return None, None
+        commit, _, changed = os.environ.get(COMMIT, "").partition(" ")
+        return (commit, bool(changed)) if commit else (None, None)
     command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "-uno"]
     try:
         status = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)

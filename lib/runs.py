@@ -50,7 +50,7 @@ class Store:
 
     def is_done(self, step: str, config: dict) -> bool:
         """Tell whether the result is there with every file as it was written (sizes, sha256)."""
-        return _damage(self.folder(step, config)) is None
+        return is_whole(self.folder(step, config))
 
     def make(self, step: str, config: dict, build: Callable[[Path], dict | None],
              device: str | None = None) -> Path:
@@ -71,6 +71,42 @@ class Store:
                     _fill(partial, step, config, build, device)
                 _publish(partial, final)
         return final
+
+    def adopt(self, name: str, fill: Callable[[Path], None]) -> Path:
+        """Return the folder of a result that was made in another store, whole or not at all.
+
+        `fill(folder)` copies it there if it is missing or damaged here. Raises ValueError if what
+        it copied is not as its manifest says.
+        """
+        final, incoming = self.root / name, self.root / f"{name}.incoming"
+        with _locked(self.root / ".locks" / name):
+            if _damage(final):
+                _discard_damaged(final)
+                shutil.rmtree(incoming, ignore_errors=True)  # of a process that was killed
+                incoming.mkdir(parents=True)
+                fill(incoming)
+                if damage := _damage(incoming):
+                    raise ValueError(f"{name} arrived damaged: {damage}. Run this again.")
+                _publish(incoming, final)
+                shutil.rmtree(final.with_name(f"{name}.partial"), ignore_errors=True)
+        return final
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a finished result is there with every file as it was written."""
+    return _damage(folder) is None
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Claim a result, whoever is going to write it; False if another claim on it lives.
+
+    The store's own lock makes others wait while one process writes. A claim lets a process that
+    only gives out work see that another one has given out this piece, and to whom is no matter:
+    perhaps to a machine whose store is not this one. It ends with the block or the process.
+    """
+    with _locked(folder.parent / ".locks" / f"{folder.name}.claim", wait=False) as mine:
+        yield mine
 
 
 def read_json(path: Path) -> object:
@@ -181,22 +217,31 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, after waiting for it; it ends with the process at the latest."""
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of `path`, after waiting for it; it ends with the process at the latest.
+
+    Without `wait`, False stands for a lock that another one holds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     _held_locks.add(handle)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("Waiting for another process that makes %s.", path.name)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield _lock(handle, path.name, wait)
     finally:
         if handle in _held_locks:
             _held_locks.remove(handle)
             os.close(handle)
+
+
+def _lock(handle: int, name: str, wait: bool) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            return False
+        log.warning("Waiting for another process that makes %s.", name)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return True
 
 
 def _close_inherited_locks() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from lib.missing import Missing
+
 TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")  # what a model's or dataset's weights need
 WEIGHTS = ("*.safetensors",)
 PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.webp", "*.bmp", "*.gif", "*.tif", "*.tiff")
@@ -21,7 +23,7 @@ def folder(source: str | Path, kind: str = "model") -> Path:
     """The local folder of a source, downloaded first if it is a hub name that is not there yet.
 
     kind: "model" or "dataset". Weights come as safetensors only, code not at all. Raises
-    FileNotFoundError when there is neither a folder nor such a name.
+    Missing when there is neither a folder nor such a name.
     """
     return _local(source, kind, TEXTS + (WEIGHTS if kind == "model" else PICTURES))
 
@@ -43,14 +45,14 @@ def _local(source: str | Path, kind: str, patterns: tuple[str, ...]) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):
-        raise FileNotFoundError(f"There is no {kind} folder {source}, and it is no hub name "
-                                f"(owner/name) either: check the path after --{_option(kind)}.")
+        raise Missing(f"There is no {kind} folder {str(source)!r}, and it is no hub name "
+                      f"(owner/name) either: check what follows --{_option(kind)}.")
     from huggingface_hub import snapshot_download  # here: the laptop profile needs no network
 
     try:
         return Path(snapshot_download(str(source), repo_type=kind, allow_patterns=list(patterns)))
     except Exception as error:  # a dozen kinds: offline, gated, unknown, cut off
-        raise FileNotFoundError(
+        raise Missing(
             f"The {kind} {source} is neither a folder here nor could it be fetched from the hub "
             f"({type(error).__name__}): check the name and the network, or give a local folder "
             f"with --{_option(kind)}.") from error

@@ -22,7 +22,7 @@ from lib import losses, quirks
 from lib.batching import Batch, Group, Packer, answer_logits
 from lib.dataset import Dataset
 from lib.lessons import chosen, groups, lots, shares
-from lib.model import add_lora, llava
+from lib.model import add_lora, checkpoint_layers, llava
 from lib.profiles import CPU, Runtime, Unlearning
 from lib.runs import write_json
 
@@ -74,7 +74,7 @@ def prepared(model, task: Task):
     torch.manual_seed(task.seed)
     model = add_lora(model, task.settings)
     if task.runtime.gradient_checkpointing:
-        llava(model).gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_layers(llava(model))
     return model
 
 

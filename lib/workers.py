@@ -1,4 +1,4 @@
-"""Independent pieces of work side by side, each in a process with one thread.
+"""Pieces of work side by side on this machine, each in a process with one thread and one GPU.
 
 One thread each, whatever the number of processes: the number of threads is part of the arithmetic,
 and results must not depend on how many are at work.
@@ -8,59 +8,75 @@ import multiprocessing
 import os
 import queue
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 
 import torch
 
-Report = Callable[[str], None]
+from lib.agenda import Agenda, Piece, Report
+
+LOOK_SECONDS = 2  # how often to see whether a worker died, or another driver is done
+GPUS = "CUDA_VISIBLE_DEVICES"
 
 
-def make_all(items: Sequence, make: Callable[[object, Report], None], jobs: int,
-             report: Report) -> None:
-    """Call `make(item, report)` for every item, in at most `jobs` processes.
+def make_all(pieces: Sequence[Piece], jobs: int, report: Report,
+             gpus: Sequence[str] = ()) -> None:
+    """Make those of the pieces that are not there, in at most `jobs` processes.
 
-    `make` and the items have to be picklable; an item's str() is its name in reports. Raises
-    RuntimeError when an item failed, with what it said, after the others are finished, and at once
-    when a process died.
+    With `gpus` (as CUDA_VISIBLE_DEVICES names them) each process sees one of them, and there are
+    no more processes than GPUs. Raises RuntimeError when a piece failed, with what it said, after
+    the others are finished, and at once when a process died.
     """
     context = multiprocessing.get_context("spawn")
     tasks, news = context.Queue(), context.Queue()
-    for number in range(len(items)):
-        tasks.put(number)
-    workers = [context.Process(target=_work, args=(list(items), make, tasks, news, os.getpid()),
-                               daemon=True) for _ in range(min(jobs, len(items)))]
-    for worker in workers:
-        tasks.put(None)
-        worker.start()
-    try:
-        _follow(workers, news, items, report)
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
-
-
-def _follow(workers: list, news, items: Sequence, report: Report) -> None:
-    """Tell what the workers do until every item is made."""
-    at_work, finished, failures = {}, 0, []
-    while finished < len(items):
+    with closing(Agenda(pieces)) as agenda:
+        listed, workers = list(agenda.waiting), []
         try:
-            number, text, failure = news.get(timeout=2)
+            for gpu in (gpus or [None] * jobs)[: min(jobs, len(listed))]:
+                workers.append(context.Process(target=_work, daemon=True,
+                                               args=(listed, tasks, news, os.getpid())))
+                with _visible(gpu):
+                    workers[-1].start()
+            _follow(agenda, listed, workers, (tasks, news), report)
+        finally:
+            for worker in filter(multiprocessing.Process.is_alive, workers):
+                worker.terminate()
+                worker.join()
+        agenda.check()
+
+
+@contextmanager
+def _visible(gpu: str | None) -> Iterator[None]:
+    """Let processes that start in this block see one GPU only; None: what this process sees."""
+    before = os.environ.get(GPUS)
+    if gpu is not None:
+        os.environ[GPUS] = gpu
+    try:
+        yield
+    finally:
+        os.environ.pop(GPUS, None)
+        if before is not None:
+            os.environ[GPUS] = before
+
+
+def _follow(agenda: Agenda, listed: list[Piece], workers: list, queues: tuple,
+            report: Report) -> None:
+    """Give out the pieces and tell what the workers do until every one is made."""
+    tasks, news = queues
+    while agenda.is_open():
+        while len(agenda.at_work) < len(workers) and (piece := agenda.take()):
+            tasks.put(listed.index(piece))
+        try:
+            number, text, failure = news.get(timeout=LOOK_SECONDS)
         except queue.Empty:
             _check_alive(workers)
-            continue
-        at_work[number] = text
-        if text is None:
-            finished += 1
-            del at_work[number]
-            failures += [(number, failure)] if failure else []
-        states = "; ".join(f"{items[number]}: {said}" for number, said in at_work.items())
-        report(f"{finished} of {len(items)} done; {states}")
-    if failures:
-        number, failure = failures[0]
-        raise RuntimeError(f"{len(failures)} of {len(items)} failed, the first of them "
-                           f"{items[number]}:\n{failure}")
+        else:
+            piece = listed[number]
+            agenda.at_work[piece] = text
+            if text is None:
+                agenda.finish(piece, failure)
+        report(agenda.told())
 
 
 def _check_alive(workers: list) -> None:
@@ -70,19 +86,31 @@ def _check_alive(workers: list) -> None:
                            "memory: try --jobs 1. What is finished is kept.")
 
 
-def _work(items: list, make: Callable, tasks, news, parent: int) -> None:
-    """A worker: makes items until there are no more, or its parent is gone."""
+def _work(pieces: list[Piece], tasks, news, parent: int) -> None:
+    """A worker: makes pieces until it is stopped, or its parent is gone."""
     torch.set_num_threads(1)
-    while (number := tasks.get()) is not None:
-        failure = None
+    while True:
+        number, failure = _next(tasks, parent), None
         try:
-            make(items[number], partial(_tell, news, number, parent))
+            pieces[number].make(partial(_tell, news, number, parent))
         except Exception:
             failure = traceback.format_exc()
         news.put((number, None, failure))
 
 
+def _next(tasks, parent: int) -> int:
+    while True:
+        try:
+            return tasks.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            _end_with(parent)
+
+
 def _tell(news, number: int, parent: int, text: str) -> None:
+    _end_with(parent)
+    news.put((number, text, None))
+
+
+def _end_with(parent: int) -> None:
     if os.getppid() != parent:  # killed: what it wanted is wanted no more
         os._exit(1)
-    news.put((number, text, None))

@@ -69,7 +69,7 @@ def asked(profile: Profile, assumed: Assumed) -> int:
 
 def step_rows(row: Mapping[str, float], images: int, queries: int | None, image_tokens: int,
               assumed: Assumed) -> list[Row]:
-    """The rows of one training step, as `unlearn.groups` and `Packer` make them."""
+    """The rows of one training step, as `lessons.groups` and `Packer` make them."""
     count, half = queries or 4, (queries or 4) // 2  # half of the retain pairs are texts
     kept = half if {"retain", "kl", "refusal_and_retain"} & set(row) else 0
     answers = [assumed.answer] * (count * ("forget" in row))

@@ -18,6 +18,14 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.*is_gradient_checkpointing")
 
 
+@pytest.fixture(autouse=True)
+def _everything_is_shown_again():
+    """Real data that a test has guarded are no other test's."""
+    yield
+    if "lib.discretion" in sys.modules:
+        sys.modules["lib.discretion"].guard(None)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Profile:
     """A profile far below `smoke`: its model knows the words of answers, and sees little."""

@@ -6,6 +6,7 @@ Tests kill this program. Whatever is done is appended to JOURNAL, one line each,
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from lib.runs import Store, read_json, write_json, write_jsonl
@@ -27,15 +28,17 @@ def note(journal: Path, *words: object) -> None:
     os.close(handle)
 
 
-def build(folder: Path, name: str, journal: Path) -> dict:
+def build(folder: Path, name: str, journal: Path, pause: float = 0.002,
+          report: Callable[[str], None] = lambda text: None) -> dict:
     saved = folder / "checkpoint" / "state.json"
     state = read_json(saved) if saved.exists() else {"part": 0, "total": STEPS.index(name)}
-    note(journal, "start", name, state["part"])
+    note(journal, "start", name, state["part"], os.getpid())
     for part in range(state["part"], PARTS):
-        time.sleep(0.002)
+        time.sleep(pause)
         state = {"part": part + 1, "total": (state["total"] * 31 + part) % 10_007}
         write_json(saved, state)
         note(journal, "part", name, part)
+        report(f"part {part + 1} of {PARTS}")
     write_jsonl(folder / "answers.jsonl", [{"step": name, "total": state["total"]}] * 200)
     (folder / "adapter").mkdir(exist_ok=True)
     (folder / "adapter" / "weights.bin").write_bytes(bytes([STEPS.index(name)]) * 100_000)

@@ -99,6 +99,26 @@ def test_a_mended_notebook_leaves_no_trace_of_its_failure(book):
     assert [path.name for path in paths.notebooks_dir("laptop").iterdir()] == ["00_first.ipynb"]
 
 
+def test_what_is_missing_is_said_in_one_sentence_and_the_notebook_stops_there(book):
+    said = "There is no model folder bread: check the path after --model."
+    notebook(book, f"""
+from lib.missing import Missing
+raise Missing({said!r})""", "print('after it')")
+    with pytest.raises(PapermillExecutionError) as error:
+        execute(book)
+    assert chapters.explain(book, "laptop", error.value) == f"00_first stops: {said}"
+    copy = chapters.executed_copy(book, "laptop").with_suffix(".unfinished.ipynb")
+    stopped, after = chapters.read(copy).cells[-2:]
+    assert stopped.outputs[-1].traceback == [said]
+    assert not after.outputs
+
+
+def test_a_figure_that_a_profile_does_not_draw_is_not_waited_for(book):
+    notebook(book, 'if profile_name == "smoke": plots.save(f, t, "one", d, "A")')
+    execute(book)
+    assert chapters.is_current(book, "laptop", "a fingerprint")
+
+
 def test_the_hash_of_a_notebook_is_of_its_sources_and_not_of_its_outputs(book):
     notebook(book, "1 + 1")
     copy, original = execute(book), chapters.read(book)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lib import costs, gpus, shapes, workload
+from lib import costs, gpus, pipeline, shapes, workload
 from lib.arithmetic import GIB
 from lib.gpus import KNOWN
 from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES
@@ -128,3 +128,27 @@ def test_small_profiles_are_not_real():
     assert [name for name, profile in PROFILES.items() if profile.real] == ["llava-7b", "llava-13b"]
     assert not LAPTOP.real
     assert gpus.KNOWN
+
+
+def test_the_plan_begins_with_the_costs_and_asks_for_the_data(capsys, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_DATA", "")
+    monkeypatch.setenv("SAFEERASER_MODEL", LLAVA_7B.model)
+    assert pipeline.main(["--profile", "llava-7b", "--list", "--gpu", "a100-40"]) == 0
+    shown = capsys.readouterr().out
+    assert "one A100 40 GB (39 GiB)" in shown
+    assert "--data" in shown
+
+
+def test_the_plan_refuses_an_unknown_gpu(capsys):
+    assert pipeline.main(["--profile", "llava-7b", "--list", "--gpu", "abacus"]) == 2
+    assert "known: b200" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_does_not_start(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(costs, "_free_disk", lambda: 0)
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path))
+    monkeypatch.setenv("SAFEERASER_DATA", "")  # main hands both down: they are to be put back
+    monkeypatch.setenv("SAFEERASER_MODEL", LLAVA_7B.model)
+    assert pipeline.main(["--profile", "llava-7b", "--data", "somebody/data"]) == 2
+    assert "Too little disk" in capsys.readouterr().out
+    assert not any(tmp_path.iterdir())

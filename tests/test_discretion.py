@@ -19,8 +19,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def real(data):
     discretion.guard(data)
-    yield data
-    discretion.guard(None)
+    return data
 
 
 def texts(read):

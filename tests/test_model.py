@@ -7,6 +7,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lib import losses, model
 from lib.batching import Example, Group, Packer, answer_logits, pixels
+from lib.missing import Missing
 from lib.pictures import open_image
 from lib.profiles import Unlearning
 
@@ -77,7 +78,7 @@ def test_transformers_own_classes_load_the_small_model(base_folder):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+    with pytest.raises(Missing, match=str(tmp_path)):
         model.load(tmp_path)
 
 

@@ -13,8 +13,8 @@ QUIRKY = replace(LLAVA_7B, official_quirks=True)
 
 
 @pytest.fixture(scope="module")
-def data(official):
-    return dataset.read(official[1])
+def data(tiny_real):
+    return dataset.read(tiny_real.data)
 
 
 def test_letters_after_the_first_become_small():
@@ -69,9 +69,9 @@ def test_the_switch_chooses_what_stands_in_the_paper_s_columns(profile, expected
 
 
 @pytest.fixture
-def adapted(official):
+def adapted(tiny_real):
     """(model whose adapter does something, processor)."""
-    bare, processor = model.load(official[0])
+    bare, processor = model.load(tiny_real.model)
     whole = model.add_lora(bare, Unlearning(lora_rank=4)).eval()
     with torch.no_grad():
         for name, parameter in whole.named_parameters():

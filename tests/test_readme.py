@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import tomllib
 from dataclasses import fields
 
 import pandas as pd
@@ -87,7 +88,15 @@ def _conda(options):
                        ["activate", re.search(r"^name: (.+)$", recipe, re.MULTILINE)[1]])
 
 
-CHECKS = {"./reproduce.sh": _reproduce, "python": _python, "jupyter": _jupyter, "conda": _conda}
+def _pip(options):
+    assert options[:2] == ["install", "-e"]
+    extras = re.fullmatch(r"\.(?:\[(.+)\])?", options[2])[1]
+    known = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    assert extras is None or set(extras.split(",")) <= set(known["optional-dependencies"])
+
+
+CHECKS = {"./reproduce.sh": _reproduce, "python": _python, "jupyter": _jupyter, "conda": _conda,
+          "pip": _pip}
 
 
 @pytest.mark.parametrize(("name", "said"), SETTINGS)
@@ -100,7 +109,8 @@ def test_every_setting_is_that_of_the_laptop_profile(name, said):
 
 
 def test_no_setting_of_unlearning_is_left_out():
-    named = {f"unlearning.{field.name}" for field in fields(profiles.Unlearning)}
+    named = {f"unlearning.{field.name}" for field in fields(profiles.Unlearning)
+             if getattr(profiles.LAPTOP.unlearning, field.name) is not None}  # None: it is off
     assert named - {name for name, _ in SETTINGS} == {"unlearning.probe_every",
                                                       "unlearning.checkpoint_every"}
 

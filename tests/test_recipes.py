@@ -206,7 +206,7 @@ def kill_at(wanted):
 
 
 @pytest.mark.parametrize(("reason", "moment", "goes_on_with"), [
-    ("in training", "step 2 of 3", "step 2 of 3"),
+    ("in training", "step 2 of 3", "step 3 of 3"),
     ("among the answers", "32 of 192 answers", "48 of 192 answers"),
 ])
 def test_a_killed_run_goes_on_to_the_same_answers(tiny_real, done, tmp_path, monkeypatch, reason,

@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from lib import sources
+from lib.missing import Missing
 from tests import tiny_llava
 
 
@@ -31,7 +32,7 @@ def test_what_is_neither_folder_nor_hub_name_is_refused_with_its_option(source, 
                                                                         tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = source or "a/b/"
-    with pytest.raises(FileNotFoundError, match=f"no {kind} folder.*{option}"):
+    with pytest.raises(Missing, match=f"no {kind} folder.*{option}"):
         sources.folder(source, kind)
 
 
@@ -39,7 +40,7 @@ def test_a_hub_name_that_cannot_be_fetched_is_explained(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=r"nobody/nothing.*give a local folder with --data"):
+    with pytest.raises(Missing, match=r"nobody/nothing.*give a local folder with --data"):
         sources.folder("nobody/nothing-of-this-name", "dataset")
 
 

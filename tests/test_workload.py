@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from lib import losses, unlearn, workload
+from lib import lessons, losses, workload
 from lib.batching import Packer
 from lib.evaluate import questions
 from lib.experiments import main_runs, sweep_runs
@@ -18,8 +18,8 @@ from lib.workload import Assumed
 @pytest.mark.parametrize("queries", [2, 4])
 def test_a_step_has_the_rows_that_unlearning_makes(method, added, queries, llava, world):
     row, (model, processor) = losses.weights(method, added), llava
-    records = unlearn.chosen(world.train, 3, 0, 0)
-    groups = unlearn.groups(records, world.refusals, row, np.random.default_rng(0), queries)
+    records = lessons.chosen(world.train, 3, 0, 0)
+    groups = lessons.groups(records, world.refusals, row, np.random.default_rng(0), queries)
     batch = Packer(model, processor).pack(groups)
     real = workload.rows_of(batch, model.config.image_token_id)
     ours = workload.step_rows(row, 3, queries, 5, Assumed())
@@ -32,8 +32,8 @@ def test_a_step_has_the_rows_that_unlearning_makes(method, added, queries, llava
 
 def test_a_row_s_tokens_are_those_of_the_packer_when_its_lengths_are_known(llava, world):
     row, (model, processor) = losses.weights("po", True), llava
-    records = unlearn.chosen(world.train, 2, 0, 0)
-    groups = unlearn.groups(records, world.refusals, row, np.random.default_rng(0), 4)
+    records = lessons.chosen(world.train, 2, 0, 0)
+    groups = lessons.groups(records, world.refusals, row, np.random.default_rng(0), 4)
     batch = Packer(model, processor).pack(groups)
     rows = workload.rows_of(batch, model.config.image_token_id)
     assert sum(r.tokens for r in rows) == int((batch.segments >= 0).sum())

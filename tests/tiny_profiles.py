@@ -28,6 +28,6 @@ TINY_REAL = replace(
     sweep_weights=(0.3,),
     unlearning=replace(LLAVA_7B.unlearning, epochs=1, images=2, queries=2, lora_rank=4,
                        lora_alpha=8, lr=1e-2, probe_every=2, checkpoint_every=1),
-    evaluation=replace(LLAVA_7B.evaluation, train_records=None, max_new_tokens=5, batch=16,
+    evaluation=replace(LLAVA_7B.evaluation, train_records=None, max_new_tokens=4, batch=16,
                        samples=1),
 )

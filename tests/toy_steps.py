@@ -35,6 +35,6 @@ def _step(profile, name: str) -> Step:
                 lambda: store.is_done(name, config), make)
 
 
-def steps(profile, chapters, jobs):
+def steps(profile, chapters, jobs, make_all=None):
     names = ["dataset", "base", "runs"] if "01" in chapters else ["dataset"]
     return [_step(profile, name) for name in names]

@@ -48,7 +48,14 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from lib import arithmetic, attention, costs, generate, gpus, losses, shapes, unlearn
 from lib.arithmetic import GIB, Row, Training
 from lib.batching import Example, Group, Packer, answer_logits, prompt
-from lib.model import CHAT_TEMPLATE, IMAGE_TOKEN, add_lora, llava, word_tokenizer
+from lib.model import (
+    CHAT_TEMPLATE,
+    IMAGE_TOKEN,
+    add_lora,
+    checkpoint_layers,
+    llava,
+    word_tokenizer,
+)
 from lib.profiles import LLAVA_7B, LLAVA_13B, Evaluation
 from lib.workload import Assumed, rows_of
 
@@ -205,10 +212,9 @@ class Step:
         self.copies = [p.detach().float().clone() for p in self.trained]
         self.optimizer = torch.optim.AdamW(self.copies, lr=0.0)
         self.model.train()
-        switch = llava(self.model)
-        switch.gradient_checkpointing_disable()
+        keep_all(llava(self.model))
         if checkpointing:
-            switch.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(llava(self.model))
 
     def __call__(self) -> None:
         for start in range(0, len(self.groups), self.lot):
@@ -226,6 +232,12 @@ class Step:
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_copy_(self.trained, self.copies)
+
+
+def keep_all(model) -> None:
+    """No gradient checkpointing."""
+    disable = getattr(model, "activation_checkpointing_disable", None)  # in newer transformers
+    (disable or model.gradient_checkpointing_disable)()
 
 
 def official_step(bench: Bench, count: int) -> Callable[[], None]:
@@ -363,7 +375,7 @@ def small_gpu(bench: Bench) -> list[Result]:
 
 def evaluation(bench: Bench) -> list[Result]:
     model = llava(bench.model)
-    model.gradient_checkpointing_disable()
+    keep_all(model)
     bench.model.eval()
     bench.model.merge_adapter()
     draw, new = random.Random(1), bench.settings.max_new_tokens
