@@ -99,7 +99,11 @@ def menu(records: Sequence[Record], others: Sequence[Path] = ()) -> dict[str, Pa
     named = [(f"{kind}, {record.category}", image) for record in records
              for kind, image in (("safe", record.safe_image), ("harmful", record.image))]
     named += [("of no category", image) for image in others]
-    return {f"{image.stem.replace('_', ' ')} ({what})": image for what, image in named}
+    found: dict[str, Path] = {}
+    for what, image in named:
+        name = f"{image.stem.replace('_', ' ')} ({what})"
+        found[f"{name}, {len(found)}" if name in found else name] = image
+    return found
 
 
 def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence[str],

@@ -28,7 +28,8 @@ STAND_IN = "IconWorld, a stand-in world with a small LLaVA; not a safety benchma
 CI_COLUMNS = ["method", "prompt_decouple", "split", "metric", "value", "low", "high", "n"]
 NOTE = (
     "Percent, with 95 % intervals over images and seeds; n: answers, all seeds together. "
-    "ROUGE-L (precision), Judge, Specificity and SARR are on the generality split"
+    "ROUGE-L (precision; F1 of a released model, unless official_quirks is on), Judge, Specificity "
+    "and SARR are on the generality split"
 )
 
 PAPER_FIELDS = ("model", "method", "prompt_decouple", "split", "metric", "percent", "source")
