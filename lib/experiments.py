@@ -5,25 +5,31 @@ the notebooks read; `origins` and `recipes` know how each is made. Independent r
 one thread each: a run's numbers then do not depend on how many are at work.
 """
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 
 import pandas as pd
 
 from lib import dataset as datasets
-from lib import discretion, losses, metrics, origins, quirks, recipes, runs, workers
+from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs, workers
 from lib import model as models
 from lib.agenda import Piece
+from lib.batching import Features, Packer
+from lib.features import StoredFeatures
 from lib.judges import RuleJudge, known_answers
 from lib.origins import BASE_THREADS, Report, quiet
-from lib.profiles import Profile
-from lib.recipes import PROBE, GateError, Run, gate
+from lib.profiles import Evaluation, Profile
+from lib.recipes import PROBE, GateError, Run, gate, rules, task
 
-__all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "dataset",
-           "ensure", "gate", "history", "load", "main_runs", "original_metrics", "per_answer",
-           "probes", "steps", "sweep_runs"]
+__all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "brief",
+           "dataset", "ensure", "features", "gate", "history", "load", "main_runs",
+           "original_metrics", "packer", "per_answer", "probes", "rules", "speakers", "steps",
+           "sweep_runs", "task"]
+BRIEF_TOKENS = 64  # about what a table of answers shows
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,49 @@ def load(profile: Profile, run: Run | None = None) -> tuple:
     if run is not None:
         model = models.load_adapter(model, recipes.run(profile, run).done() / "adapter")
     return model, processor
+
+
+def packer(profile: Profile, model, processor) -> Packer:
+    """What makes the batches of the profile's runs."""
+    return recipes.packer(profile, model, processor, features(profile, model, processor))
+
+
+def features(profile: Profile, model, processor) -> Features | StoredFeatures:
+    """What the frozen tower gives for a picture; from the disk where the profile keeps it."""
+    return origins.tower_features(profile, model, processor)
+
+
+def brief(profile: Profile) -> Evaluation:
+    """How a question is answered that only asks whether the model refuses, or for a glance."""
+    longest = min(BRIEF_TOKENS, profile.evaluation.max_new_tokens)
+    return replace(profile.evaluation, max_new_tokens=longest)
+
+
+def speakers(profile: Profile, chosen: Sequence[Run | None]) -> list[Callable[[Path, str], str]]:
+    """For each run (None: the original) what answers a picture and a question, for `gallery.ask`.
+
+    All are one model with several adapters: of a large one there is no room for two.
+    """
+    model, processor = origins.load(profile)
+    for run in filter(None, chosen):
+        folder = recipes.run(profile, run).done() / "adapter"
+        model = models.load_adapter(model, folder, _adapter(run))
+    return [partial(_say, profile, model, processor, features(profile, model, processor), run)
+            for run in chosen]
+
+
+def _adapter(run: Run) -> str:
+    return "_".join(["run", *re.findall(r"\w+", str(run))])
+
+
+def _say(profile: Profile, model, processor, seen, run: Run | None, picture: Path,
+         question: str) -> str:
+    query = [generate.Query(picture, question)]
+    if run is None:
+        with model.disable_adapter():
+            return generate.answer(model, processor, seen, query, brief(profile))[0]
+    model.set_adapter(_adapter(run))
+    return generate.answer(model, processor, seen, query, brief(profile))[0]
 
 
 def base_log(profile: Profile) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from IPython.display import HTML
 from PIL import Image
 
 from lib import discretion
+from lib.dataset import Record
 from lib.pictures import open_image
 from lib.plots import LABEL_COLOURS, run_name
 
@@ -91,6 +92,18 @@ def rows(answers: pd.DataFrame, root: Path) -> list[dict]:
                              f"{said.record}: select one seed and one decoding first.")
         row["answers"][name], row["labels"][name] = said.answer, said.label
     return list(found.values())
+
+
+def menu(records: Sequence[Record], others: Sequence[Path] = ()) -> dict[str, Path]:
+    """{name: picture} for `ask`: the records' pictures, and others that belong to no category."""
+    named = [(f"{kind}, {record.category}", image) for record in records
+             for kind, image in (("safe", record.safe_image), ("harmful", record.image))]
+    named += [("of no category", image) for image in others]
+    found: dict[str, Path] = {}
+    for what, image in named:
+        name = f"{image.stem.replace('_', ' ')} ({what})"
+        found[f"{name}, {len(found)}" if name in found else name] = image
+    return found
 
 
 def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence[str],

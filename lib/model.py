@@ -8,12 +8,14 @@ numbers, and whether in four bits.
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -206,28 +208,56 @@ def checkpoint_layers(model: LlavaForConditionalGeneration) -> None:
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
-def load_adapter(model, folder: Path) -> PeftModel:
+def load_adapter(model, folder: Path, name: str = "default") -> PeftModel:
     """The model with a trained adapter. Raises ValueError if any of the file's names is unknown.
 
-    PEFT only warns of such names, and the model would then be the original (as in the official
-    `ckpt_infer.py`, which loads with strict=False).
+    A model may have several, under different names; `set_adapter(name)` chooses. PEFT only warns
+    of such names, and the model would then be the original (as in the official `ckpt_infer.py`,
+    which loads with strict=False).
     """
     try:
-        adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True,
-                                            autocast_adapter_dtype=False)
+        adapted = model if isinstance(model, PeftModel) else None
+        how = {"adapter_name": name, "use_safetensors": True, "autocast_adapter_dtype": False}
+        if adapted:
+            adapted.load_adapter(folder, **how)
+        else:
+            adapted = PeftModel.from_pretrained(model, folder, **how)
     except KeyError as missing:  # the projector's names it does look for
         raise ValueError(f"The adapter in {folder} does not fit the model: it lacks {missing}."
                          ) from None
     with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
-    expected = {name.replace(".default", "").replace(".modules_to_save", "")
-                for name, _ in adapted.named_parameters()
-                if ".lora_" in name or ".modules_to_save." in name}
+    expected = {own.replace(f".{name}", "").replace(".modules_to_save", "")
+                for own, _ in adapted.named_parameters()
+                if f".{name}." in own and (".lora_" in own or ".modules_to_save." in own)}
     if stored != expected:
         wrong = sorted(stored ^ expected)
         raise ValueError(f"The adapter in {folder} does not fit the model: {len(wrong)} names "
                          f"differ, such as {wrong[0]}.")
     return adapted.eval()
+
+
+@contextmanager
+def part_of_the_way(model: PeftModel, share: float) -> Iterator[None]:
+    """Meanwhile the weights are on the line from the original's (share 0) to the adapted (1)."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    projector = llava(model).model.multi_modal_projector
+    ours = list(projector.modules_to_save["default"].parameters())
+    goals = [parameter.detach().clone() for parameter in ours]
+
+    @torch.no_grad()
+    def move(share: float) -> None:
+        for layer in layers:
+            layer.set_scale("default", share)
+        for parameter, original, goal in zip(ours, projector.original_module.parameters(), goals,
+                                             strict=True):
+            parameter.copy_(torch.lerp(original, goal, share))
+
+    move(share)
+    try:
+        yield
+    finally:
+        move(1.0)
 
 
 def llava(model) -> LlavaForConditionalGeneration:

@@ -6,6 +6,7 @@ dataset folder that it is given, takes the released model, and keeps its tower's
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -130,6 +131,7 @@ def base(profile: Profile, report: Report = quiet) -> Made:
 
 def load(profile: Profile) -> tuple:
     """(model, processor): the original, before any unlearning."""
+    gc.collect()  # two of these may not fit into a GPU, and models are freed late
     if profile.real:
         return models.load(profile.model, profile.runtime)
     return models.load(base(profile).done() / "model")

@@ -26,6 +26,7 @@ from matplotlib.transforms import Bbox
 
 from lib import discretion
 from lib.runs import read_json, write_json
+from lib.verdicts import UNJUDGED
 
 # Here, not by the first figure: it is drawn inside an rc_context, at whose end the "interactive"
 # that Jupyter's backend sets would be off again, and a notebook would show its first figure only.
@@ -167,7 +168,8 @@ def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataF
         what = f"lacks {', '.join(missing)}" if missing else "has no rows"
         raise ValueError(f"plots.{name}: the frame {what}. It needs {', '.join(columns)}.")
     for column, colours in {"method": METHOD_COLOURS, "label": LABEL_COLOURS}.items():
-        if column in frame and (unknown := sorted(set(map(str, frame[column])) - set(colours))):
+        known = {*colours, *UNJUDGED}  # a judge may give no label
+        if column in frame and (unknown := sorted(set(map(str, frame[column])) - known)):
             raise ValueError(
                 f"plots.{name}: unknown {column} {', '.join(unknown)}. It knows "
                 f"{', '.join(colours)}; give others a colour in plot_parts.py."

@@ -430,7 +430,8 @@ def _answers(axes, part: pd.DataFrame) -> None:
     axes.set_axis_off()
     for place, row in enumerate(part.itertuples()):
         below = 2 + 43 * place
-        chip = {"boxstyle": "round,pad=0.2", "facecolor": LABEL_COLOURS[row.label], "linewidth": 0}
+        chip = {"boxstyle": "round,pad=0.2", "linewidth": 0,
+                "facecolor": LABEL_COLOURS.get(row.label, paler(NEUTRAL))}
         write(axes, shorten(row.model, 20, 1), below, fontweight="bold")
         write(axes, row.label, below, right=120, bbox=chip)
         write(axes, shorten(row.answer, 40, 2), below + 14)

@@ -63,17 +63,21 @@ def rows(profile: Profile) -> str:
 
 
 def headline(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """`metrics.per_answer` with those metrics under the paper's names that the switch says.
+    """`metrics.per_answer` with those metrics under the paper's names that the switch says."""
+    return frame.assign(metric=frame["metric"].replace(called(profile)))
+
+
+def called(profile: Profile) -> dict[str, str]:
+    """What a profile's tables call the metrics that have another name there than in `metrics`.
 
     The one that gives its name away gets "_greedy" or "_precision" after it. The laptop's stay as
     they are: greedy answers, and precision with recall and F beside it.
     """
     if not profile.real:
-        return frame
+        return {}
     names = OFFICIAL_HEADLINE if profile.official_quirks else OUR_HEADLINE
     ending = "_greedy" if profile.official_quirks else "_precision"
-    given_away = {name: f"{name}{ending}" for name in names.values()}
-    return frame.assign(metric=frame["metric"].replace(given_away | names))
+    return {name: f"{name}{ending}" for name in names.values()} | names
 
 
 def kl_everywhere(model, retain: Batch) -> Tensor:

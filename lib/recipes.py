@@ -120,6 +120,18 @@ def row(profile: Profile, chosen: Run) -> dict[str, float]:
     return chosen.row_of(quirks.rows(profile))
 
 
+def task(profile: Profile, chosen: Run) -> Task:
+    """A run, as `unlearn` takes it."""
+    return Task(row(profile, chosen), chosen.seed, profile.unlearning, profile.runtime,
+                profile.official_quirks)
+
+
+def packer(profile: Profile, model, processor, seen) -> Packer:
+    """What makes a profile's training batches; `seen` gives the pictures' features."""
+    return Packer(model, processor, seen, profile.unlearning.max_answer_tokens,
+                  end=not profile.official_quirks)
+
+
 def _on(settings) -> dict:
     """Settings without those that are off: results from before there was such a one stay valid."""
     return {name: value for name, value in asdict(settings).items() if value}
@@ -153,13 +165,9 @@ def _unlearn(profile: Profile, chosen: Run, report: Report, folder: Path) -> dic
 def _train(profile: Profile, chosen: Run, report: Report, folder: Path, read: datasets.Dataset,
            model, processor, seen) -> object:
     """The model with its adapter, which is in `folder` then, with history and, last, probes."""
-    packer = Packer(model, processor, seen, profile.unlearning.max_answer_tokens,
-                    end=not profile.official_quirks)
-    task = Task(row(profile, chosen), chosen.seed, profile.unlearning, profile.runtime,
-                profile.official_quirks)
     probe = partial(_probe, profile, processor, seen, read)
-    model, history, probes = unlearn(model, packer, read, task, folder / "checkpoint", probe,
-                                     report)
+    model, history, probes = unlearn(model, packer(profile, model, processor, seen), read,
+                                     task(profile, chosen), folder / "checkpoint", probe, report)
     model.save_pretrained(folder / "adapter")
     for name, rows in (("history", history), ("probes", probes)):
         runs.write_jsonl(folder / f"{name}.jsonl", [dict(sorted(one.items())) for one in rows])
@@ -170,10 +178,15 @@ def _train(profile: Profile, chosen: Run, report: Report, folder: Path, read: da
 
 
 def _judge(profile: Profile, read: datasets.Dataset) -> Judge:
-    """The profile's. Rules are exact for IconWorld; of a real answer they know refusals only."""
+    """The profile's."""
     if profile.real and profile.judge == "rules":
-        return RefusalRule(read.refusals)
+        return rules(profile, read)
     return judges.get(profile.judge, profile_dir(profile.name))
+
+
+def rules(profile: Profile, read: datasets.Dataset) -> RuleJudge | RefusalRule:
+    """The rules that label at no cost: exact for IconWorld, of a real answer only its refusal."""
+    return RefusalRule(read.refusals) if profile.real else RuleJudge()
 
 
 def _evaluate(profile: Profile, model, processor, seen, report: Report,
@@ -203,8 +216,7 @@ def _probe(profile: Profile, processor, seen, read: datasets.Dataset, model) -> 
            for question in _spread(evaluate.only(asked, set=kind, split="val"), PROBE // 2)]
     model.eval()
     frame = evaluate.evaluate(model, processor, seen, few, replace(profile.evaluation, samples=0),
-                              RefusalRule(read.refusals) if profile.real else RuleJudge(),
-                              read.root)
+                              rules(profile, read), read.root)
     found = evaluate.summary(frame)["generality"]
     return {name: found[name]["value"] for name in ("asr", "rr", "sarr")}
 

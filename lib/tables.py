@@ -11,6 +11,7 @@ import pandas as pd
 
 from lib import statistics
 from lib.metrics import MAIN
+from lib.profiles import Profile
 
 METHODS = {"vanilla": "Original", "ga": "GA", "gd": "GD", "kl": "KL", "po": "PO"}
 COLUMNS = {  # (metric, split): heading; the columns of the paper's main table, in its order
@@ -27,7 +28,8 @@ STAND_IN = "IconWorld, a stand-in world with a small LLaVA; not a safety benchma
 CI_COLUMNS = ["method", "prompt_decouple", "split", "metric", "value", "low", "high", "n"]
 NOTE = (
     "Percent, with 95 % intervals over images and seeds; n: answers, all seeds together. "
-    "ROUGE-L (precision), Judge, Specificity and SARR are on the generality split"
+    "ROUGE-L (precision; F1 of a released model, unless official_quirks is on), Judge, Specificity "
+    "and SARR are on the generality split"
 )
 
 PAPER_FIELDS = ("model", "method", "prompt_decouple", "split", "metric", "percent", "source")
@@ -60,6 +62,15 @@ def _paper() -> tuple[dict, ...]:
 # generality, as ours do in the same table.
 PAPER = _paper()
 PAPER_SARR_REDUCTION = 79.5  # percent, by PD, on both models: abstract of arXiv 2502.12520
+
+
+def described(profile: Profile) -> tuple[str, str]:
+    """Where a profile's numbers come from, for a caption; and the paper's model beside them."""
+    beside = "LLaVA-1.5-13B" if "13b" in profile.name else "LLaVA-1.5-7B"
+    if not profile.real:
+        return STAND_IN, beside
+    model, data = (Path(place).name for place in (profile.model, profile.data or "no data"))
+    return f"{model} on {data}, judge {profile.judge}", beside
 
 
 def main_table(per_answer: pd.DataFrame) -> pd.DataFrame:

@@ -50,10 +50,7 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
     """
     steps = task.settings.steps_for(len(dataset.train))
     task = replace(task, settings=replace(task.settings, steps=steps, epochs=None))
-    torch.manual_seed(task.seed)
-    model = add_lora(model, task.settings)
-    if task.runtime.gradient_checkpointing:
-        checkpoint_layers(llava(model))
+    model = prepared(model, task)
     run = _Run(model, task)
     run.resume(checkpoint)
     while run.step < steps:
@@ -70,6 +67,15 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
         report(f"step {run.step} of {steps}")
     run.probe(packer, dataset, probe)
     return model.eval(), run.history, run.probes
+
+
+def prepared(model, task: Task):
+    """The model as a run begins with it: with fresh LoRA, drawn from the run's seed."""
+    torch.manual_seed(task.seed)
+    model = add_lora(model, task.settings)
+    if task.runtime.gradient_checkpointing:
+        checkpoint_layers(llava(model))
+    return model
 
 
 class _Run:
@@ -90,7 +96,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(1_000_003 * self.task.seed + self.step)  # of LoRA's dropout
         self.model.train()
-        parts = lots(self._rows(dataset), self.task.runtime.micro_batch)
+        parts = lots(step_rows(dataset, self.task, self.step), self.task.runtime.micro_batch)
         found: Counter[str] = Counter()
         for lot, share in zip(parts, self._shares(packer, parts), strict=True):
             values = self._terms(packer, lot, "kl" in self.task.row)
@@ -112,17 +118,6 @@ class _Run:
         self._hand_out()
         self.step += 1
         self.history.append({"step": self.step, "gradient_norm": norm.item(), **found})
-
-    def _rows(self, dataset: Dataset) -> list[Group]:
-        """What this step sees."""
-        task, rng = self.task, np.random.default_rng([self.task.seed, 1, self.step])
-        records = chosen(dataset.train, task.settings.images, task.seed, self.step)
-        if not task.official_quirks:
-            return groups(records, dataset.refusals, task.row, rng, task.settings.queries)
-        others = quirks.partners(records, dataset.train, rng)
-        parts = [groups(of, dataset.refusals, row, rng, task.settings.queries)
-                 for of, row in zip((records, others), quirks.sides(task.row), strict=True)]
-        return quirks.capitalized([*parts[0], *parts[1]])
 
     def _terms(self, packer: Packer, rows: Sequence[Group], with_kl: bool) -> dict[str, Tensor]:
         return terms(self.model, packer, rows, with_kl, self.task.official_quirks)
@@ -154,12 +149,10 @@ class _Run:
         records = dataset.val[:: max(1, len(dataset.val) // self.task.settings.images)]
         rng = np.random.default_rng([self.task.seed, 2])
         everything = groups(records, dataset.refusals, dict.fromkeys(WATCHED, 1.0), rng)
-        parts, found = lots(everything, self.task.runtime.micro_batch), Counter()
         self.model.eval()
-        for lot, share in zip(parts, self._shares(packer, parts), strict=True):
-            found.update(_items(self._terms(packer, lot, True), share))
+        found = measured(self.model, packer, everything, True, self.task)
         self.probes.append({"step": self.step, **ask(self.model),
-                            **{name: found[name] for name in WATCHED}})
+                            **{name: found[name].item() for name in WATCHED}})
 
     def save(self, folder: Path) -> None:
         """Replace the checkpoint in `folder` in one go."""
@@ -198,6 +191,29 @@ class _Run:
 
 def _items(values: Mapping[str, Tensor], share: Mapping[str, float]) -> dict[str, float]:
     return {name: value.item() * share[name] for name, value in values.items()}
+
+
+def step_rows(dataset: Dataset, task: Task, step: int) -> list[Group]:
+    """What one step of a run sees."""
+    rng = np.random.default_rng([task.seed, 1, step])
+    records = chosen(dataset.train, task.settings.images, task.seed, step)
+    if not task.official_quirks:
+        return groups(records, dataset.refusals, task.row, rng, task.settings.queries)
+    others = quirks.partners(records, dataset.train, rng)
+    parts = [groups(of, dataset.refusals, row, rng, task.settings.queries)
+             for of, row in zip((records, others), quirks.sides(task.row), strict=True)]
+    return quirks.capitalized([*parts[0], *parts[1]])
+
+
+@torch.no_grad()
+def measured(model, packer: Packer, rows: Sequence[Group], with_kl: bool,
+             task: Task) -> dict[str, Tensor]:
+    """`terms` of all rows together, in as many forwards as the run's memory asks for."""
+    parts, found = lots(rows, task.runtime.micro_batch), {}
+    for lot, share in zip(parts, shares(packer, parts, task.official_quirks), strict=True):
+        values = terms(model, packer, lot, with_kl, task.official_quirks)
+        found |= {name: found.get(name, 0) + share[name] * values[name] for name in values}
+    return found
 
 
 def terms(model, packer: Packer, rows: Sequence[Group], with_kl: bool,

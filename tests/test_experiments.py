@@ -276,6 +276,25 @@ def test_a_loaded_run_gives_the_answers_that_are_stored(tiny, done):
         "decoding == 'greedy'")["answer"].to_list()  # fmt: skip
 
 
+def test_speakers_are_one_model_that_says_what_each_of_its_runs_said(tiny, done):
+    chosen, root = [None, PO_PD, GA], experiments.dataset(tiny).root
+    speakers = experiments.speakers(tiny, chosen)
+    assert len({id(speaker.args[1]) for speaker in speakers}) == 1
+    asked = experiments.answers(tiny, [GA]).query("decoding == 'greedy' and split == 'val'")
+    asked = asked[asked.image.notna()].head(6)[["image", "question"]].drop_duplicates()
+    for run, say in zip(chosen * 2, speakers * 2, strict=True):  # and again after the others
+        stored = experiments.answers(tiny, [run]).query("decoding == 'greedy'")
+        stored = stored.drop_duplicates(["image", "question"]).set_index(["image", "question"])
+        for image, question in asked.itertuples(index=False):
+            assert say(root / image, question) == stored.answer[image, question], run
+
+
+def test_a_brief_answer_is_never_longer_than_the_profile_s(tiny):
+    long = replace(tiny, evaluation=replace(tiny.evaluation, max_new_tokens=512))
+    assert experiments.brief(tiny) == tiny.evaluation
+    assert experiments.brief(long) == replace(long.evaluation, max_new_tokens=64)
+
+
 def test_the_original_is_loaded_without_an_adapter(tiny, done):
     model, _ = experiments.load(tiny)
     assert not any("lora" in name for name, _ in model.named_parameters())

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 from html.parser import HTMLParser
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -346,6 +347,15 @@ def test_the_sentence_about_a_picture_is_escaped_too(pictures, monkeypatch, tmp_
     cell = gallery.ask(MODELS, {"<b>": tmp_path / "<b>.png"}, QUESTIONS, ("<b>", QUESTIONS[0]))
     cell.children[2].click()
     assert "&lt;b&gt;.png does not exist" in cell.children[3].value
+
+
+def test_a_menu_names_every_picture_once_also_those_of_one_file_name(real):
+    records, outside = [*real.val, *real.val], [Path("others/red_cup.png"), Path("b/red_cup.png")]
+    menu = gallery.menu(records, outside)
+    assert [*menu.values()] == [path for record in records
+                                for path in (record.safe_image, record.image)] + outside
+    assert "red cup (of no category)" in menu
+    assert f"{real.val[0].image.stem} (harmful, {real.val[0].category})" in menu
 
 
 def test_a_fixed_picture_that_is_not_there_is_refused_with_those_that_are(pictures):

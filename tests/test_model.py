@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -185,6 +186,45 @@ def test_an_adapter_on_disk_comes_back_as_it_was(adapted, base_folder, tmp_path)
     assert not again.training
     with torch.no_grad():
         assert torch.equal(answer_logits(again, batch), ours)
+
+
+def test_part_of_the_way_leads_from_the_original_to_the_adapted_and_back(adapted):
+    whole, original, own, batch = adapted
+
+    def logits_at(share):
+        with torch.no_grad(), model.part_of_the_way(whole, share):
+            return answer_logits(whole, batch)
+
+    torch.testing.assert_close(logits_at(0.0), original)
+    torch.testing.assert_close(logits_at(1.0), own)
+    assert 0 < (logits_at(0.5) - original).abs().max() < (own - original).abs().max()
+    with torch.no_grad():
+        assert torch.equal(answer_logits(whole, batch), own), "everything is as it was"
+
+
+def test_part_of_the_way_the_weights_are_on_the_line(adapted):
+    whole = adapted[0]
+    layer = next(m for m in whole.modules() if isinstance(m, LoraLayer))
+    projector = model.llava(whole).model.multi_modal_projector
+    start = projector.original_module.linear_1.weight.detach()
+    goal, delta = projector.modules_to_save["default"].linear_1.weight.detach().clone(), (
+        layer.get_delta_weight("default"))
+    with model.part_of_the_way(whole, 0.25):
+        torch.testing.assert_close(layer.get_delta_weight("default"), 0.25 * delta)
+        torch.testing.assert_close(projector.modules_to_save["default"].linear_1.weight.detach(),
+                                   start + 0.25 * (goal - start))
+
+
+def test_two_adapters_of_one_model_are_told_apart_by_name(adapted, base_folder, tmp_path):
+    whole, original, own, batch = adapted
+    whole.save_pretrained(tmp_path / "trained")
+    model.add_lora(model.load(base_folder)[0], SETTINGS).save_pretrained(tmp_path / "fresh")
+    both = model.load_adapter(model.load(base_folder)[0], tmp_path / "trained", "trained")
+    both = model.load_adapter(both, tmp_path / "fresh", "fresh")
+    with torch.no_grad():
+        for name, expected in (("trained", own), ("fresh", original), ("trained", own)):
+            both.set_adapter(name)
+            torch.testing.assert_close(answer_logits(both, batch), expected)
 
 
 def renamed(weights):

@@ -449,6 +449,11 @@ def test_each_picture_has_its_own_answers_and_labels_beside_it(drawn):
         assert (axes.images[0].get_array() == np.asarray(picture(hue))).all()
 
 
+def test_an_answer_without_a_verdict_is_drawn_as_such():
+    rows = [{**row, "label": "abstained"} for row in two_pictures()]
+    assert "abstained" in texts(plots.same_question_two_pictures(rows))
+
+
 def test_a_label_is_a_word_on_its_own_colour(drawn):
     chips = {(text.get_text(), to_hex(text.get_bbox_patch().get_facecolor()))
              for text in texts(drawn("same_question_two_pictures"))

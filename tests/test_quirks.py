@@ -129,17 +129,16 @@ def test_without_an_end_no_answer_ends(adapted):
 # What a step sees, and what is shown of it.
 
 
-def test_a_step_with_the_switch_takes_retain_and_pd_of_other_records(adapted, data):
+def test_a_step_with_the_switch_takes_retain_and_pd_of_other_records(data):
     def seen(switch):
         task = unlearn.Task(losses.weights("gd", True), 1,
                             Unlearning(images=2, queries=2, lora_rank=4), official_quirks=switch)
-        run = unlearn._Run(adapted[0], task)
         pictures = {"forget": set(), "prompt_decouple": set()}
-        for run.step in range(8):
-            for group in run._rows(data):
+        for step in range(8):
+            for group in unlearn.step_rows(data, task, step):
                 for example in group.examples:
                     if example.term in pictures:
-                        pictures[example.term].add((run.step, group.image.stem + str(
+                        pictures[example.term].add((step, group.image.stem + str(
                             group.image.parent.name)))
                     assert not switch or example.answer == example.answer.capitalize()
         return pictures

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,6 +7,7 @@ import pytest
 
 from lib import tables
 from lib.metrics import MAIN, METRICS
+from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B
 
 RUNS = [("vanilla", 0, (0,))]
 RUNS += [(method, pd_, (0, 1, 2)) for method in ("po", "ga", "kl", "gd") for pd_ in (0, 1)]
@@ -218,6 +220,14 @@ def test_ours_and_the_paper_s_are_on_one_scale_and_say_where_they_come_from(tabl
     assert paper["origin"].str.contains("7B.*2511.18444").all()
     assert ours["origin"].str.contains("stand-in").all()
     assert ours["low"].notna().all()
+
+
+def test_a_caption_says_what_a_profile_s_numbers_are_of_without_its_folders():
+    given = replace(LLAVA_7B, model="/home/me/llava-1.5-7b-hf", data="/data/SafeEraser")
+    assert tables.described(LAPTOP) == (tables.STAND_IN, "LLaVA-1.5-7B")
+    assert tables.described(given) == ("llava-1.5-7b-hf on SafeEraser, judge rules",
+                                       "LLaVA-1.5-7B")
+    assert tables.described(LLAVA_13B)[1] == "LLaVA-1.5-13B"
 
 
 def test_a_model_that_the_paper_does_not_have_is_refused(table_ci):

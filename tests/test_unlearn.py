@@ -307,6 +307,28 @@ def test_a_step_in_lots_has_the_gradient_and_the_terms_of_the_whole_step(
         torch.testing.assert_close(lots[1][name], gradient, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [None, 1, 2])
+def test_terms_measured_in_lots_are_those_of_all_rows_at_once(llava, world, size):
+    model, packer = with_lora(llava)
+    wanted = replace(task("gd", True), runtime=Runtime(micro_batch=size))
+    rows = loop.step_rows(world, replace(wanted, row=dict.fromkeys(loop.WATCHED, 1.0)), 0)
+    with torch.no_grad():
+        whole = loop.terms(model, packer, rows, with_kl=True)
+    found = loop.measured(model, packer, rows, True, wanted)
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        {name: value.item() for name, value in whole.items()}, rel=1e-4, abs=1e-5)
+
+
+def test_the_loss_of_the_first_step_can_be_computed_again_from_outside(world, tmp_path,
+                                                                       base_folder):
+    wanted, (bare, processor) = task("kl", True), load(base_folder)
+    student = loop.prepared(bare, wanted)
+    packer = Packer(student, processor)
+    found = loop.measured(student, packer, loop.step_rows(world, wanted, 0), True, wanted)
+    _, history, _ = run(load(base_folder), world, wanted, tmp_path)
+    assert losses.total(found, wanted.row).item() == pytest.approx(history[0]["loss"], abs=1e-6)
+
+
 def test_checkpointed_layers_change_no_number(world, tmp_path, base_folder):
     results = []
     for on in (False, True):
