@@ -69,7 +69,8 @@ def make_repository(folder):
         shutil.copy(ROOT / "lib" / name, folder / "lib")
     (folder / "lib" / "pipeline.py").write_text(STUB)
     (folder / "pyproject.toml").write_text(
-        '[project]\ndependencies = ["toy>=1"]\n[project.optional-dependencies]\ntest = []\n')
+        '[project]\ndependencies = ["toy>=1"]\n[project.optional-dependencies]\ntest = []\n'
+        'ray = ["toy>=1"]\n')
     (folder / "requirements.lock").write_text(
         f"# a comment\npackaging=={metadata.version('packaging')}\ntoy==1.0\n")
     return folder

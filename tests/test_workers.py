@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import engines, workers
+from lib import engines, experiments, workers
 from lib.paths import ROOT
 from lib.runs import read_json
 from tests import toy_pieces
@@ -53,6 +53,22 @@ def test_the_local_engine_fills_the_gpus_or_the_cores(jobs, found, device, slots
 def test_a_profile_that_needs_a_gpu_is_refused_where_there_is_none():
     with pytest.raises(RuntimeError, match="needs a GPU, and none is to be seen"):
         engines.local(2, [], "cuda")
+
+
+def test_a_missing_ray_is_answered_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(engines.environment, "extra", lambda name: [f"no-such-{name}>=2"])
+    with pytest.raises(ValueError, match="no-such-ray is missing here: .* -m pip install"):
+        engines.check("ray", None)
+
+
+def test_what_computes_on_a_gpu_is_given_to_the_engine_with_what_it_needs(tiny_real, runs):
+    given = {}
+    steps = experiments.steps(tiny_real, ["02"], 2, lambda pieces, jobs, report: given.update(
+        {piece.folder.name.split("-")[0]: piece.needs for piece in pieces}))
+    for step in steps[1:]:
+        step.make(quiet)
+    assert {step: [need.name.split("-")[0] for need in needs] for step, needs in given.items()} == {
+        "tower": ["dataset"], "original": ["dataset", "tower"], "unlearn": ["dataset", "tower"]}
 
 
 def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_goes_on(tmp_path):
