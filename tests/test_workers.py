@@ -57,7 +57,7 @@ def test_a_profile_that_needs_a_gpu_is_refused_where_there_is_none():
 
 def test_a_missing_ray_is_answered_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(engines.environment, "extra", lambda name: [f"no-such-{name}>=2"])
-    with pytest.raises(ValueError, match="no-such-ray is missing here: .* -m pip install"):
+    with pytest.raises(ValueError, match=r"no-such-ray is missing here: .* -m pip install"):
         engines.check("ray", None)
 
 
