@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from lib import dataset
-from lib.dataset_export import REAL, STAND_IN, export, to_datasets
+from lib.dataset_export import REAL, STAND_IN, excerpt, export, to_datasets
+from tests import tiny_llava
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN, VAL, PROMPT, SPECIFICITY = FILES = (
@@ -560,6 +561,22 @@ def assert_same(splits, data: dataset.Dataset, config: str) -> None:
 @pytest.mark.parametrize("config", ["forget", "retain", "prompt_decouple"])
 def test_the_tables_hold_every_pair_with_its_pixels(varied, config):
     assert_same(to_datasets(varied)[config], varied, config)
+
+
+def test_an_excerpt_is_a_dataset_of_its_own_with_something_of_every_category(tmp_path):
+    whole = dataset.read(tiny_llava.write_dataset(tmp_path / "whole", train=3, val=1))
+    part = dataset.read(excerpt(whole, tmp_path / "part", most=6))
+    assert [record.category for record in part.train] == list(dataset.CATEGORIES)
+    assert {record.id for record in part.train} < {record.id for record in whole.train}
+    assert part.refusals == whole.refusals
+    assert len(list((tmp_path / "part").glob("*/*/*.png"))) == 2 * (6 + 6)
+
+
+def test_an_excerpt_of_all_is_the_whole(varied, tmp_path):
+    again = dataset.read(excerpt(varied, tmp_path / "again"))
+    for ours, theirs in ((again.train, varied.train), (again.val, varied.val)):
+        assert [record.id for record in ours] == [record.id for record in theirs]
+    assert [q.id for q in again.specificity] == [q.id for q in varied.specificity] != []
 
 
 def test_an_export_is_read_back_the_same_without_its_source(varied, tmp_path):

@@ -47,3 +47,11 @@ def test_the_text_says_all_of_it(given):
     assert "image_id 9" in said
     assert "unknown to us" in said
     assert all(category in said for category in CATEGORIES)
+
+
+def test_the_lengths_of_answers_are_in_words(given):
+    table = dataset_report.lengths(given).set_index("set")
+    longest = max(len(pair.harmful_answer.split())
+                  for record in given.train for pair in record.unsafe_pairs)
+    assert table.loc["forget", "words of the longest"] == longest
+    assert table.loc["retain image"].to_list() == [4.5, 7]  # "Mostly grey.", or the stew's name

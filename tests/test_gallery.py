@@ -202,6 +202,18 @@ def test_what_a_model_says_to_a_reader_is_not_shown_before_it_is_judged(real, mo
     assert "brass" in shown.data
 
 
+def test_a_sheet_has_a_row_for_each_shelf_and_shows_only_safe_pictures(real):
+    safe = [record.safe_image for record in real.train]
+    unsafe = [record.image for record in real.train[:2]]
+    shown = gallery.sheet([safe, unsafe], side=32)
+    assert shown.size == (32 * len(safe), 64)
+    first, hidden = shown.crop((0, 0, 32, 32)), shown.crop((0, 32, 32, 64))
+    photograph = gallery.open_image(safe[0]).resize((32, 32))
+    assert np.array_equal(np.asarray(first), np.asarray(photograph))
+    assert hidden.getpixel((0, 0)) == (0x8A, 0x8A, 0x8A)
+    assert np.asarray(shown)[40, 100:].min() == 255, "a short row ends in white"
+
+
 def test_plain_text_says_the_same():
     rows = [row(), row(question="And this?", answers={"before": "A cup."}, labels={})]
     assert repr(gallery.show(rows)) == (

@@ -5,9 +5,11 @@ import json
 import re
 
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 from lib import chapters, leaks
 from lib.paths import PUBLISHED_FIGURES, ROOT
+from tests.tiny_profiles import TINY_REAL
 
 NOTEBOOKS = {path.stem: path for path in chapters.find()}
 CHAPTERS = ["00_a_small_llava", "01_data_construction", "02_baseline_unlearning",
@@ -138,6 +140,19 @@ def test_a_chapter_runs_at_a_real_profile_without_an_error_or_a_warning(real_cha
     assert copy.exists(), call.stdout[call.stdout.find(f"{name} failed"):]
     assert [output.text for cell in code(chapters.read(copy)) for output in cell.outputs
             if output.get("name") == "stderr"] == []
+
+
+def test_without_the_data_a_chapter_says_so_in_one_sentence_and_stops(
+        at_tiny_real, tmp_path, monkeypatch):
+    for name, value in {**at_tiny_real, "SAFEERASER_RUNS": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SAFEERASER_DATA")
+    book = NOTEBOOKS["01_data_construction"]
+    with pytest.raises(PapermillExecutionError) as error, chapters.kernels(threads=1):
+        chapters.execute(book, TINY_REAL.name, "a mark")
+    said = chapters.explain(book, TINY_REAL.name, error.value)
+    assert said.startswith("01_data_construction stops: The profile tiny-real reads SafeEraser's")
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
