@@ -86,7 +86,7 @@ def real_chapters(at_tiny_real) -> tuple[Path, subprocess.CompletedProcess]:
     """(its results, the call) of the whole pipeline at tiny-real: all runs, all notebooks."""
     call = subprocess.run(
         [sys.executable, "-m", "lib.pipeline", "--profile", TINY_REAL.name, "--jobs", "2"],
-        cwd=ROOT, env={**os.environ, **at_tiny_real}, capture_output=True, text=True, timeout=600)
+        cwd=ROOT, env={**os.environ, **at_tiny_real}, capture_output=True, text=True, timeout=1200)
     return Path(at_tiny_real["SAFEERASER_RUNS"], TINY_REAL.name), call
 
 
