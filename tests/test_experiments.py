@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from lib import discretion, experiments, generate, losses, metrics, origins, recipes
 from lib.batching import Features
@@ -127,8 +128,17 @@ def test_a_run_whose_worker_was_killed_goes_on_to_the_same_bytes(killed, tiny, o
     assert "step 5 of 6" in steps[0], "it has to go on from the checkpoint at step 4"
 
 
+@pytest.fixture
+def one_thread():
+    """As in a worker: the number of threads is part of the arithmetic."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_a_run_killed_in_its_evaluation_is_not_trained_again_and_ends_in_the_same_bytes(
-        tiny, fresh_runs, one_by_one, monkeypatch):
+        tiny, fresh_runs, one_by_one, one_thread, monkeypatch):
     def dies(text):
         if text.endswith("answers") and int(text.split()[0]) > 40:
             raise KeyboardInterrupt
