@@ -93,7 +93,7 @@ def figure_names(book: nbformat.NotebookNode) -> list[str]:
 
 def fingerprint(notebook: Path, profile_name: str, step_ids: Iterable[str]) -> str:
     """Return the hash of all that an executed copy depends on: sources, lib, profile, results."""
-    files = sorted((paths.ROOT / "lib").glob("*.py"))
+    files = sorted((paths.ROOT / "lib").rglob("*.py"))
     library = [path.read_text(encoding="utf-8") for path in files]
     parts = [source_sha256(read(notebook)), profile_name, sorted(step_ids), library]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -12,8 +12,8 @@ from lib import generate, judges, metrics
 from lib.batching import Features
 from lib.dataset import CATEGORIES, Dataset, Record
 from lib.journal import Journal
+from lib.judging.verdicts import Judge
 from lib.profiles import Evaluation
-from lib.verdicts import Judge
 
 
 @dataclass(frozen=True)

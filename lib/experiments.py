@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from lib import dataset as datasets
-from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs, workers
+from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs
 from lib import model as models
-from lib.agenda import Piece
 from lib.batching import Features, Packer
+from lib.engines import workers
+from lib.engines.agenda import Piece
 from lib.features import StoredFeatures
 from lib.judges import RuleJudge, known_answers
 from lib.origins import BASE_THREADS, Report, quiet

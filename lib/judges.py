@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 from lib import iconworld_words as words
-from lib import judge_prompts as prompts
-from lib.judge_cache import Cache, file_name, key
-from lib.known_answers import OF_EVERY_DAY, OF_GUARDS, OF_ICONWORLD, Known
+from lib.judging import prompts as prompts
+from lib.judging.cache import Cache, file_name, key
+from lib.judging.known_answers import OF_EVERY_DAY, OF_GUARDS, OF_ICONWORLD, Known
+from lib.judging.verdicts import ABSTAINED, FAILED, LABELS, UNJUDGED, Item, Judge, Report, Verdict
 from lib.progress import minutes_in_words
-from lib.verdicts import ABSTAINED, FAILED, LABELS, UNJUDGED, Item, Judge, Report, Verdict
 
 __all__ = ["KNOWN_ANSWERS", "LABELS", "UNJUDGED", "AskingJudge", "GuardedJudge", "RuleJudge", "get",
            "judged", "known_answers"]
@@ -30,9 +30,9 @@ def get(name: str, folder: Path) -> Judge:
     """The judge of this name, after its gate; a model's verdicts are kept in `folder`.
 
     "rules"; "local:MODEL", a folder or hub name for transformers; "server:MODEL", a model's name at
-    an OpenAI-compatible address (`judge_limits.Settings`); "guard:MODEL+JUDGE", a local guard with
-    one of these for what it cannot tell. The rules are put to the known answers here and now, a
-    model just before it is first asked anything that is not kept yet. Raises ValueError for any
+    an OpenAI-compatible address (`judging.limits.Settings`); "guard:MODEL+JUDGE", a local guard
+    with one of these for what it cannot tell. The rules are put to the known answers here and now,
+    a model just before it is first asked anything that is not kept yet. Raises ValueError for any
     other name.
     """
     kind, _, model = name.partition(":")
@@ -40,16 +40,16 @@ def get(name: str, folder: Path) -> Judge:
         known_answers(RuleJudge())
         return RuleJudge()
     if kind == "local" and model:
-        from lib.judge_model import LocalJudge  # here, as the rules need neither
+        from lib.judging.local import LocalJudge  # here, as the rules need neither
         return AskingJudge(LocalJudge(model), folder)
     if kind == "server" and model:
-        from lib.judge_limits import Settings
-        from lib.judge_server import ServerJudge
+        from lib.judging.limits import Settings
+        from lib.judging.server import ServerJudge
         return AskingJudge(ServerJudge(model, Settings.from_environment()), folder)
     guard, _, other = model.partition("+")
     if kind == "guard" and guard and other:
-        from lib import guard_prompts
-        from lib.judge_model import LocalJudge
+        from lib.judging import guard_prompts
+        from lib.judging.local import LocalJudge
         asked = AskingJudge(LocalJudge(guard, guard_prompts), folder, OF_GUARDS)
         return GuardedJudge(asked, get(other, folder))
     raise ValueError(f"There is no judge {name!r}; known: rules, local:MODEL (a folder or hub name "

@@ -22,7 +22,7 @@ from functools import cache
 import pandas as pd
 from rouge_score.rouge_scorer import RougeScorer
 
-from lib.verdicts import LABELS, UNJUDGED
+from lib.judging.verdicts import LABELS, UNJUDGED
 
 SPLITS = {"train": "efficacy", "val": "generality"}
 MAIN = ("asr", "rr", "rouge_l", "judge_score", "specificity", "sarr")

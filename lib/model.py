@@ -116,7 +116,8 @@ def load(source: str | Path, runtime: Runtime = CPU) -> tuple:
     device = device_of(runtime)
     _check_memory(folder, runtime)
     model, info = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=dtype_of(runtime), attn_implementation=runtime.attention,
+        folder, dtype=dtype_of(runtime),
+        attn_implementation="sdpa" if runtime.attention == "auto" else runtime.attention,
         trust_remote_code=False, use_safetensors=True, output_loading_info=True,
         device_map=None if device == "cpu" else {"": device},
         quantization_config=_four_bits(runtime) if runtime.four_bit else None)

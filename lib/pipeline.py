@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import chapters, claims, engines, gpus, paths, profiles
+from lib import chapters, claims, engines, paths, profiles
+from lib.costs import gpus
 from lib.missing import Missing
 from lib.progress import Progress, minutes_in_words
 from lib.publish import PublishError, publish
@@ -86,7 +87,7 @@ def fits(profile: profiles.Profile, gpu: gpus.Gpu | None) -> bool:
 
     False: it does not fit, and should not start.
     """
-    from lib.costs import costs
+    from lib.costs.estimate import costs
 
     try:
         expected = costs(profile, gpu or gpus.found())
@@ -176,8 +177,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="./reproduce.sh", allow_abbrev=False, add_help=False)
     parser.add_argument("--profile", default=PUBLISHED_PROFILE)
     parser.add_argument("--only")
-    parser.add_argument("--model")
-    parser.add_argument("--data")
+    for setting in profiles.GIVEN:
+        parser.add_argument(f"--{setting}")
     parser.add_argument("--jobs")
     parser.add_argument("--gpu")
     parser.add_argument("--engine", default="local", choices=engines.NAMES)
@@ -185,7 +186,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for flag in ("--list", "--fresh", "--publish", "--test"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
-    options.profile = profiles.get(options.profile, _placed(options.model), _placed(options.data))
+    given = {setting: getattr(options, setting) for setting in profiles.GIVEN}
+    given |= {setting: _placed(given[setting]) for setting in ("model", "data")}
+    options.profile = profiles.get(options.profile, **given)
     options.gpu = gpus.named(options.gpu) if options.gpu else None
     if options.profile.real and not options.list:
         profiles.data_of(options.profile)
@@ -205,9 +208,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def hand_down(profile: profiles.Profile) -> None:
-    """Let the notebooks' kernels, which know only the profile's name, find its model and data."""
+    """Let the notebooks' kernels, which know only the profile's name, find what was given."""
     if profile.real:
-        os.environ.update(SAFEERASER_MODEL=profile.model, SAFEERASER_DATA=profile.data or "")
+        os.environ.update({profiles.variable(setting): getattr(profile, setting) or ""
+                           for setting in profiles.GIVEN})
 
 
 def _placed(source: str | None) -> str | None:

@@ -25,8 +25,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from lib import discretion
+from lib.judging.verdicts import UNJUDGED
 from lib.runs import read_json, write_json
-from lib.verdicts import UNJUDGED
 
 # Here, not by the first figure: it is drawn inside an rc_context, at whose end the "interactive"
 # that Jupyter's backend sets would be off again, and a notebook would show its first figure only.

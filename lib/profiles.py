@@ -3,8 +3,8 @@
 `get("laptop")` is what the notebooks and the figures in the repository show. `smoke` walks the same
 path in three minutes with too little training to show anything; its claims are not judged.
 `llava-7b` and `llava-13b` are the paper's models with SafeEraser's own data, on GPUs; every setting
-of theirs is here and nowhere else. Their model and data are given on the command line, or by the
-environment variables SAFEERASER_MODEL and SAFEERASER_DATA (a folder or a hub name each).
+of theirs is here and nowhere else. Those in `GIVEN` may be given on the command line too, or by
+environment variables, SAFEERASER_MODEL for the model and so on.
 """
 
 import os
@@ -116,7 +116,7 @@ class Runtime:
 
     device: str = "cpu"  # or "cuda", or "auto": the GPU if there is one
     dtype: str = "float32"  # or "bfloat16", or "auto": bfloat16 on a GPU, float32 on a CPU
-    attention: str = "sdpa"
+    attention: str = "sdpa"  # or "auto": on a GPU FlexAttention for packed rows, where it is right
     gradient_checkpointing: bool = False
     four_bit: bool = False  # the frozen weights in NF4 (QLoRA): a quarter of the memory
     micro_batch: int | None = None  # pictures (rows) per forward in training; None: a step's all
@@ -188,8 +188,8 @@ LLAVA_7B = Profile(
     evaluation=Evaluation(train_records=None, max_new_tokens=512, batch=32, samples=3),
     run_minutes=360,
     model="llava-hf/llava-1.5-7b-hf",
-    runtime=Runtime(device="auto", dtype="auto", gradient_checkpointing=True, micro_batch=4,
-                    stored_features=True),
+    runtime=Runtime(device="auto", dtype="auto", attention="auto", gradient_checkpointing=True,
+                    micro_batch=4, stored_features=True),
 )
 LLAVA_13B = replace(
     LLAVA_7B,
@@ -199,6 +199,7 @@ LLAVA_13B = replace(
     model="llava-hf/llava-1.5-13b-hf",
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
+GIVEN = ("model", "data", "judge")  # model and data: a folder or a hub name each
 
 
 def data_of(profile: Profile) -> str:
@@ -210,20 +211,26 @@ def data_of(profile: Profile) -> str:
     return profile.data
 
 
-def get(name: str, model: str | None = None, data: str | None = None) -> Profile:
-    """Return the profile of this name, with another model or dataset if it takes such.
+def variable(setting: str) -> str:
+    """The environment variable of a setting in `GIVEN`."""
+    return f"SAFEERASER_{setting.upper()}"
 
-    ValueError lists the known names, or those that take a model and data.
+
+def get(name: str, **given: str | None) -> Profile:
+    """Return the profile of this name, with what is `given`, or else in the environment.
+
+    An empty setting leaves the profile's own. ValueError lists the known names, or the profiles
+    that take a model, data and so on.
     """
     if name not in PROFILES:
         raise ValueError(f"There is no profile {name!r}; known: {', '.join(PROFILES)}.")
     profile = PROFILES[name]
     if profile.real:
-        return replace(profile,
-                       model=model or os.environ.get("SAFEERASER_MODEL") or profile.model,
-                       data=data or os.environ.get("SAFEERASER_DATA") or profile.data)
-    if model or data:
+        chosen = {each: given.get(each) or os.environ.get(variable(each)) for each in GIVEN}
+        return replace(profile, **{each: value for each, value in chosen.items() if value})
+    if any(given.values()):
         takers = ", ".join(name for name, profile in PROFILES.items() if profile.real)
-        raise ValueError(f"The profile {name} builds its own model and data: --model and --data "
-                         f"are for {takers}.")
+        options = ", ".join(f"--{each}" for each in GIVEN)
+        raise ValueError(f"The profile {name} builds its own model and data, which rules judge: "
+                         f"{options} are for {takers}.")
     return profile

@@ -189,12 +189,16 @@ def _minutes(notebook: Path) -> float:
 def tree() -> str:
     """The notebooks with their titles, lib with its words for each file, the tests with theirs."""
     about = {"notebooks": {path.name: _title(path) for path in chapters.find()},
-             "lib": {f"{name}.py": words for name, words in
-                     re.findall(r"^    (\w+)  +(.+)$", lib.__doc__, re.MULTILINE)},
+             "lib": {_place(name): words for name, words in
+                     re.findall(r"^    ([\w/]+)  +(.+)$", lib.__doc__, re.MULTILINE)},
              "tests": {path.name: _about(path)
                        for path in sorted((paths.ROOT / "tests").glob("*.py"))}}
     *shown, tests = [_listing(folder, files) for folder, files in about.items()]
     return "\n\n".join([*shown, _folded("The tests, which mirror lib", tests)])
+
+
+def _place(name: str) -> str:
+    return f"{name}.py" if (paths.ROOT / "lib" / f"{name}.py").exists() else f"{name}/__init__.py"
 
 
 def _listing(folder: str, files: dict[str, str]) -> str:

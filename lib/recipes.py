@@ -18,12 +18,12 @@ from lib import evaluate, judges, losses, origins, quirks, runs, vllm_engine
 from lib import model as models
 from lib.batching import Packer
 from lib.judges import RuleJudge
+from lib.judging.refusal_rule import RefusalRule
+from lib.judging.verdicts import Judge
 from lib.origins import Made, Report, quiet
 from lib.paths import profile_dir
 from lib.profiles import Profile
-from lib.refusal_rule import RefusalRule
 from lib.unlearn import Task, unlearn
-from lib.verdicts import Judge
 
 PROBE = 64  # questions per probe, at most: half about harmful pictures and half about safe ones
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import losses, quirks
+from lib import attention, losses, quirks
 from lib.batching import Batch, Group, Packer, answer_logits
 from lib.dataset import Dataset
 from lib.lessons import chosen, groups, lots, shares
@@ -51,6 +51,8 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
     steps = task.settings.steps_for(len(dataset.train))
     task = replace(task, settings=replace(task.settings, steps=steps, epochs=None))
     model = prepared(model, task)
+    if task.runtime.attention == "auto":
+        report(attention.choose(model))
     run = _Run(model, task)
     run.resume(checkpoint)
     while run.step < steps:

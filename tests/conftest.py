@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -19,9 +20,10 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def _everything_is_shown_again():
-    """Real data that a test has guarded are no other test's."""
-    yield
+def _all_is_as_it_was():
+    """What the pipeline hands to its kernels, and what is guarded, is one test's own."""
+    with mock.patch.dict(os.environ):
+        yield
     if "lib.discretion" in sys.modules:
         sys.modules["lib.discretion"].guard(None)
 

@@ -6,9 +6,9 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from lib.judge_limits import Settings
-from lib.known_answers import OF_EVERY_DAY
-from lib.verdicts import Item
+from lib.judging.known_answers import OF_EVERY_DAY
+from lib.judging.limits import Settings
+from lib.judging.verdicts import Item
 
 USED = (300, 12)  # tokens per request: prompt, reply
 KEY = "sk-a-very-secret-key"

@@ -1,8 +1,10 @@
+"""`lib/judging/agreement.py`."""
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib.agreement import kappa
+from lib.judging.agreement import kappa
 
 
 def answers(labels, kind="harmful", answers_per_record=1):

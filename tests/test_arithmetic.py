@@ -6,12 +6,12 @@ from test_batching import groups, pictures  # noqa: F401
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from lib import arithmetic, shapes
-from lib.arithmetic import Row, Training
 from lib.batching import Group, Packer, answer_logits
+from lib.costs import arithmetic, shapes
+from lib.costs.arithmetic import Row, Training
+from lib.costs.workload import rows_of
 from lib.model import add_lora, build, llava, tower_features
 from lib.profiles import Architecture, Unlearning
-from lib.workload import rows_of
 
 RANK = 4
 SIZES = Architecture(patch_size=32, hidden=32, tower_layers=3, language_layers=3, heads=2,

@@ -1,4 +1,6 @@
 import random
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,3 +110,71 @@ def test_a_model_has_the_dense_mask_unless_asked():
     assert not attention.skips_blocks(adapted)
     attention.skip_blocks(adapted)
     assert attention.skips_blocks(adapted)
+
+
+def reference(query, key, value, block_mask, scale, enable_gqa, blind=False):
+    """What the compiled FlexAttention is to give, computed densely."""
+    places = torch.arange(query.shape[2])
+    seen = block_mask.mask_mod(0, 0, places[:, None], places[None])
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=None if blind else seen, scale=scale)
+
+
+@pytest.mark.parametrize("dtype", attention.CLOSE)
+def test_a_trial_tells_rounding_from_a_mask_that_is_not_kept(dtype, monkeypatch):
+    monkeypatch.setattr(attention, "_compiled", lambda: reference)
+    assert attention.deviation(32, torch.device("cpu"), dtype) < attention.CLOSE[dtype] / 2
+    monkeypatch.setattr(attention, "_compiled", lambda: partial(reference, blind=True))
+    assert attention.deviation(32, torch.device("cpu"), dtype) > 10 * attention.CLOSE[dtype]
+
+
+def test_a_trial_that_gives_no_number_is_infinitely_far_off(monkeypatch):
+    broken = lambda *states, **options: reference(*states, **options) * float("nan")  # noqa: E731
+    monkeypatch.setattr(attention, "_compiled", lambda: broken)
+    assert attention.deviation(32, torch.device("cpu"), torch.float32) == float("inf")
+
+
+def on_a_gpu(model, monkeypatch):
+    """The model as `choose` would see it on a GPU."""
+    whole = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16,
+                            config=llava(model).config)
+    seen = [whole]  # `skip_blocks` asks for the model itself
+    monkeypatch.setattr(attention, "llava", lambda _: seen[0])
+    return lambda: seen.__setitem__(0, llava(model))
+
+
+def test_blocks_are_chosen_on_a_gpu_where_the_trial_holds(monkeypatch):
+    adapted, _ = small_llava("LLaVA-1.5's features", torch.float32)
+    done = on_a_gpu(adapted, monkeypatch)
+
+    def trial(head_size, device, dtype):
+        done()
+        return 0.004
+
+    monkeypatch.setattr(attention, "deviation", trial)
+    assert attention.choose(adapted).startswith("FlexAttention for packed rows (within 4e-03")
+    assert attention.skips_blocks(adapted)
+
+
+@pytest.mark.parametrize(("found", "said"), [
+    (0.3, "off by 3.0e-01"), (float("nan"), "off by nan"),
+    (RuntimeError("no compiler"), "does not work here: RuntimeError")])
+def test_the_dense_mask_stays_where_the_trial_fails(found, said, monkeypatch):
+    adapted, _ = small_llava("LLaVA-1.5's features", torch.float32)
+    on_a_gpu(adapted, monkeypatch)
+
+    def trial(head_size, device, dtype):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(attention, "deviation", trial)
+    assert said in attention.choose(adapted)
+    monkeypatch.setattr(attention, "llava", llava)
+    assert not attention.skips_blocks(adapted)
+
+
+def test_a_cpu_keeps_the_dense_mask():
+    adapted, _ = small_llava("LLaVA-1.5's features", torch.float32)
+    assert "dense mask" in attention.choose(adapted)
+    assert not attention.skips_blocks(adapted)

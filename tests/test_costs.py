@@ -1,14 +1,17 @@
+"""`lib/costs/estimate.py`."""
+
 import math
 import re
 from dataclasses import replace
 
 import pytest
 
-from lib import costs, gpus, pipeline, shapes, workload
-from lib.arithmetic import GIB
-from lib.gpus import KNOWN
+from lib import pipeline
+from lib.costs import estimate, gpus, shapes, workload
+from lib.costs.arithmetic import GIB
+from lib.costs.gpus import KNOWN
+from lib.costs.workload import Assumed
 from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES
-from lib.workload import Assumed
 
 SEVEN = shapes.RELEASED["llava-1.5-7b"]
 
@@ -16,7 +19,7 @@ SEVEN = shapes.RELEASED["llava-1.5-7b"]
 @pytest.mark.parametrize(("profile", "gpu"), [
     (LLAVA_7B, "a100-40"), (LLAVA_7B, "h200"), (LLAVA_13B, "a100-80"), (LLAVA_13B, "h100")])
 def test_a_real_profile_fits_the_gpus_it_is_meant_for(profile, gpu):
-    found = costs.costs(profile, KNOWN[gpu])
+    found = estimate.costs(profile, KNOWN[gpu])
     assert found.problems == []
     assert max(line.memory for line in found.lines) < KNOWN[gpu].memory * GIB
 
@@ -26,7 +29,7 @@ def test_a_real_profile_fits_the_gpus_it_is_meant_for(profile, gpu):
 def test_what_is_advised_when_memory_is_short_does_fit(profile, gpu):
     small = replace(profile, runtime=replace(profile.runtime, gradient_checkpointing=False,
                                              micro_batch=None))
-    problems = costs.costs(small, KNOWN[gpu]).problems
+    problems = estimate.costs(small, KNOWN[gpu]).problems
     training = next(p for p in problems if "for training" in p)
     changes = dict(re.findall(r"(\w+)=(\w+)", training))
     assert changes, training
@@ -35,14 +38,14 @@ def test_what_is_advised_when_memory_is_short_does_fit(profile, gpu):
     batch = re.search(r"batch=(\d+) in", "".join(problems))
     answers = replace(small.evaluation, batch=int(batch[1])) if batch else small.evaluation
     advised = replace(small, runtime=runtime, evaluation=answers)
-    assert not [p for p in costs.costs(advised, KNOWN[gpu]).problems if "for training" in p]
-    assert batch is None or costs.costs(advised, KNOWN[gpu]).problems == []
+    assert not [p for p in estimate.costs(advised, KNOWN[gpu]).problems if "for training" in p]
+    assert batch is None or estimate.costs(advised, KNOWN[gpu]).problems == []
 
 
 def test_four_bits_are_advised_only_where_nothing_else_fits():
     plenty = replace(LLAVA_7B.runtime, gradient_checkpointing=False, micro_batch=None)
     unlike = replace(LLAVA_7B, runtime=plenty)
-    on_40, on_22, on_15 = (costs.costs(unlike, replace(KNOWN["l4"], memory=memory)).problems[0]
+    on_40, on_22, on_15 = (estimate.costs(unlike, replace(KNOWN["l4"], memory=memory)).problems[0]
                            for memory in (39.4, 22.0, 15.5))
     assert "micro_batch=1 in" in on_40
     assert "gradient_checkpointing=True" in on_22
@@ -51,27 +54,27 @@ def test_four_bits_are_advised_only_where_nothing_else_fits():
 
 
 def test_a_gpu_that_is_too_small_for_anything_is_told_so():
-    problems = costs.costs(LLAVA_13B, replace(KNOWN["l4"], memory=6.0)).problems
+    problems = estimate.costs(LLAVA_13B, replace(KNOWN["l4"], memory=6.0)).problems
     assert "take a larger GPU" in problems[0]
     assert "Not even one fits" in problems[1]
 
 
 def test_too_little_disk_is_told_with_the_number_that_is_needed(monkeypatch):
-    monkeypatch.setattr(costs, "_free_disk", lambda: 3 * GIB)
-    problem = costs.costs(LLAVA_7B, KNOWN["h200"]).problems[0]
+    monkeypatch.setattr(estimate, "_free_disk", lambda: 3 * GIB)
+    problem = estimate.costs(LLAVA_7B, KNOWN["h200"]).problems[0]
     assert re.search(r"Too little disk: \d\d GiB are needed .* 3 GiB are free", problem)
     assert "SAFEERASER_RUNS" in problem
 
 
 def test_without_a_gpu_hours_are_unknown_and_the_known_gpus_are_listed():
-    found = costs.costs(LLAVA_7B, None)
+    found = estimate.costs(LLAVA_7B, None)
     assert all(math.isnan(line.seconds) for line in found.lines)
     assert "rtx-4090" in str(found)
     assert "?" in str(found)
 
 
 def test_a_faster_gpu_takes_fewer_hours_for_the_same_work():
-    slow, fast = (costs.costs(LLAVA_7B, KNOWN[name]) for name in ("a100-80", "h100"))
+    slow, fast = (estimate.costs(LLAVA_7B, KNOWN[name]) for name in ("a100-80", "h100"))
     for one, other in zip(slow.lines, fast.lines, strict=True):
         assert (one.tokens, one.flops, one.memory, one.disk) == (
             other.tokens, other.flops, other.memory, other.disk)
@@ -79,7 +82,7 @@ def test_a_faster_gpu_takes_fewer_hours_for_the_same_work():
 
 
 def test_every_number_of_a_line_is_in_the_table():
-    found = costs.costs(LLAVA_7B, KNOWN["h100"])
+    found = estimate.costs(LLAVA_7B, KNOWN["h100"])
     table = str(found)
     for line in found.lines:
         shown = next(row for row in table.splitlines() if row.startswith(line.step))
@@ -92,27 +95,27 @@ def test_checkpointing_costs_a_forward_and_saves_memory():
     rows = workload.step_rows({"forget": -1.0}, 8, 4, 576, Assumed())
     on, off = (replace(LLAVA_7B, runtime=replace(LLAVA_7B.runtime, gradient_checkpointing=value))
                for value in (True, False))
-    needed, again = costs.step_flops(SEVEN, {"forget": -1.0}, on, Assumed())
-    assert costs.step_flops(SEVEN, {"forget": -1.0}, off, Assumed()) == (needed, 0)
+    needed, again = estimate.step_flops(SEVEN, {"forget": -1.0}, on, Assumed())
+    assert estimate.step_flops(SEVEN, {"forget": -1.0}, off, Assumed()) == (needed, 0)
     assert 0.4 < again / needed < 0.5
-    assert (costs.training_memory(SEVEN, rows, off)
-            > 1.5 * costs.training_memory(SEVEN, rows, on))
+    assert (estimate.training_memory(SEVEN, rows, off)
+            > 1.5 * estimate.training_memory(SEVEN, rows, on))
 
 
 def test_answers_together_are_many_times_faster_than_one_by_one():
-    one, many = (costs.batch_seconds(SEVEN, batch, 611, 128, KNOWN["h200"], Assumed())
+    one, many = (estimate.batch_seconds(SEVEN, batch, 611, 128, KNOWN["h200"], Assumed())
                  for batch in (1, 32))
     assert 10 < 32 * one / many < 32
 
 
 def test_explain_prints_every_assumption(capsys):
-    assert costs.main(["--explain"]) == 0
+    assert estimate.main(["--explain"]) == 0
     shown = capsys.readouterr().out
     assert all(f"\n{name}" in shown for name in Assumed.__dataclass_fields__)
 
 
 def test_the_command_prints_the_table_of_a_named_gpu(capsys):
-    assert costs.main(["--profile", "llava-13b", "--gpu", "H100"]) == 0
+    assert estimate.main(["--profile", "llava-13b", "--gpu", "H100"]) == 0
     assert "llava-13b, one H100 SXM (79 GiB)" in capsys.readouterr().out
 
 
@@ -120,7 +123,7 @@ def test_the_command_prints_the_table_of_a_named_gpu(capsys):
     (["--gpu", "abacus"], "known: b200"), (["--profile", "laptop"], "needs no GPU"),
     (["--profile", "nothing"], "llava-7b")])
 def test_a_wrong_option_is_a_sentence(arguments, said, capsys):
-    assert costs.main(arguments) == 2
+    assert estimate.main(arguments) == 2
     assert said in capsys.readouterr().err
 
 
@@ -130,9 +133,7 @@ def test_small_profiles_are_not_real():
     assert gpus.KNOWN
 
 
-def test_the_plan_begins_with_the_costs_and_asks_for_the_data(capsys, monkeypatch):
-    monkeypatch.setenv("SAFEERASER_DATA", "")
-    monkeypatch.setenv("SAFEERASER_MODEL", LLAVA_7B.model)
+def test_the_plan_begins_with_the_costs_and_asks_for_the_data(capsys):
     assert pipeline.main(["--profile", "llava-7b", "--list", "--gpu", "a100-40"]) == 0
     shown = capsys.readouterr().out
     assert "one A100 40 GB (39 GiB)" in shown
@@ -145,10 +146,8 @@ def test_the_plan_refuses_an_unknown_gpu(capsys):
 
 
 def test_what_does_not_fit_does_not_start(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(costs, "_free_disk", lambda: 0)
+    monkeypatch.setattr(estimate, "_free_disk", lambda: 0)
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path))
-    monkeypatch.setenv("SAFEERASER_DATA", "")  # main hands both down: they are to be put back
-    monkeypatch.setenv("SAFEERASER_MODEL", LLAVA_7B.model)
     assert pipeline.main(["--profile", "llava-7b", "--data", "somebody/data"]) == 2
     assert "Too little disk" in capsys.readouterr().out
     assert not any(tmp_path.iterdir())

@@ -1,9 +1,11 @@
+"""`lib/costs/gpus.py`."""
+
 import math
 
 import pytest
 import torch
 
-from lib import gpus
+from lib.costs import gpus
 
 
 @pytest.mark.parametrize(("driver", "memory", "key"), [

@@ -1,11 +1,13 @@
+"""`lib/judging/cache.py`."""
+
 import subprocess
 import sys
 
 import pytest
 
-from lib.judge_cache import Cache, file_name, key
+from lib.judging.cache import Cache, file_name, key
+from lib.judging.verdicts import Verdict
 from lib.paths import ROOT
-from lib.verdicts import Verdict
 
 
 @pytest.fixture
@@ -55,8 +57,8 @@ def test_a_process_sees_what_another_appends(path):
 WRITES = """
 import sys
 from pathlib import Path
-from lib.judge_cache import Cache
-from lib.verdicts import Verdict
+from lib.judging.cache import Cache
+from lib.judging.verdicts import Verdict
 cache = Cache(Path(sys.argv[1]))
 for n in range(500):
     cache.add((1, 1), f"{sys.argv[2]} {n} " + "x" * (37 * n % 900), Verdict("normal"))

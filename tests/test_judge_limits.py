@@ -1,10 +1,12 @@
+"""`lib/judging/limits.py`."""
+
 import threading
 import time
 
 import pytest
 
-from lib.judge_limits import OPENAI, Budget, Pace, Settings
-from lib.verdicts import JudgeStopped
+from lib.judging.limits import OPENAI, Budget, Pace, Settings
+from lib.judging.verdicts import JudgeStopped
 
 
 def test_settings_come_from_the_environment(monkeypatch):

@@ -12,11 +12,12 @@ from judge_on_http import items
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lib import guard_prompts, judge_model, judges
-from lib.judge_cache import Cache
-from lib.judge_model import LocalJudge
+from lib import judges
 from lib.judges import AskingJudge, GuardedJudge
-from lib.verdicts import JudgeStopped, Verdict
+from lib.judging import guard_prompts, local
+from lib.judging.cache import Cache
+from lib.judging.local import LocalJudge
+from lib.judging.verdicts import JudgeStopped, Verdict
 
 SAYS = {"grade-normal": '{"label":"normal"}', "grade-refusal": '{"label":"refusal"}',
         "grade-badly": "hm", "grade-safe": "safe", "grade-unsafe": "unsafe"}
@@ -80,13 +81,13 @@ def test_a_local_model_s_replies_become_verdicts(scripted, tmp_path):
 
 
 def test_the_batch_does_not_matter(scripted, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_model, "BATCH", 2)
+    monkeypatch.setattr(local, "BATCH", 2)
     assert ask(scripted, tmp_path, 6)[0] == ["normal", "refusal", "normal", None, "normal",
                                              "normal"]
 
 
 def test_each_batch_is_kept_as_soon_as_it_is_judged(scripted, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_model, "BATCH", 2)
+    monkeypatch.setattr(local, "BATCH", 2)
     kept = []
 
     def count_lines(done):

@@ -1,11 +1,13 @@
+"""`lib/judging/prompts.py`."""
+
 import hashlib
 import json
 
 import pytest
 
-from lib import judge_prompts as prompts
 from lib.dataset import CATEGORIES
-from lib.verdicts import ABSTAINED, LABELS, Item, Verdict
+from lib.judging import prompts as prompts
+from lib.judging.verdicts import ABSTAINED, LABELS, Item, Verdict
 
 WORDING = {"prompts-1": "3e42caf913d9e1ff"}
 

@@ -103,7 +103,7 @@ def test_every_chapter_ends_with_what_we_learned_and_exercises_with_folded_solut
 
 def test_a_notebook_defines_nothing_that_lib_defines(book):
     own = {name for cell in code(book) for name in definitions(tree(cell))}
-    shared = {name for path in (ROOT / "lib").glob("*.py")
+    shared = {name for path in (ROOT / "lib").rglob("*.py")
               for name in definitions(ast.parse(path.read_text()))}
     assert not own & shared
 

@@ -20,8 +20,22 @@ from lib.paths import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = {canonicalize_name(name): version for name, version in re.findall(
     r"^([\w.-]+)==([\w.]+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)}
-MODULES = re.findall(r"^    (\w+)  ", lib.__doc__, re.MULTILINE)
-FILES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
+MODULES = re.findall(r"^    ([\w/]+)  ", lib.__doc__, re.MULTILINE)
+PACKAGES = [path.parent.relative_to(ROOT / "lib") for path in (ROOT / "lib").rglob("__init__.py")]
+
+
+def _files():
+    """Return lib's modules as "costs/gpus"; a package counts by its name if it holds code."""
+    for path in (ROOT / "lib").rglob("*.py"):
+        name = path.relative_to(ROOT / "lib").with_suffix("").as_posix()
+        if path.stem == "__init__":
+            only_words = len(ast.parse(path.read_text()).body) == 1
+            name = "" if only_words else path.parent.relative_to(ROOT / "lib").as_posix()
+        if name and path.stem != "__main__":
+            yield name
+
+
+FILES = sorted(_files())
 
 
 def tracked():
@@ -38,19 +52,27 @@ def test_the_contents_of_lib_list_every_file_once():
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_in_lib_imports_from_further_down_the_list(name):
     later = MODULES[MODULES.index(name):]
-    imported = set(_imported(ast.parse((ROOT / "lib" / f"{name}.py").read_text())))
+    path = ROOT / "lib" / f"{name}.py"
+    path = path if path.exists() else ROOT / "lib" / name / "__init__.py"
+    imported = set(_imported(ast.parse(path.read_text())))
     assert not imported & set(later)
+
+
+def test_every_package_of_lib_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(".".join(("lib", *folder.parts)) for folder in PACKAGES)
 
 
 def _imported(tree):
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "lib":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lib."):
-            yield node.module.split(".")[1]
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names
-                        if alias.name.startswith("lib."))
+        if isinstance(node, ast.ImportFrom) and re.match(r"lib\b", node.module or ""):
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in found:  # "lib.costs.gpus.named" is a name in the module "costs/gpus"
+            parts = name.split(".")[1:] if name.startswith("lib.") else []
+            modules = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
+            yield from [module for module in modules if module in FILES][:1]
 
 
 @pytest.mark.parametrize("line", needed(test=True))

@@ -12,8 +12,8 @@ SMALL, REAL = (SMOKE, LAPTOP), (LLAVA_7B, LLAVA_13B)
 
 @pytest.fixture(autouse=True)
 def no_overrides(monkeypatch):
-    for name in ("SAFEERASER_MODEL", "SAFEERASER_DATA"):
-        monkeypatch.delenv(name, raising=False)
+    for setting in profiles.GIVEN:
+        monkeypatch.delenv(profiles.variable(setting), raising=False)
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop"])
@@ -132,11 +132,11 @@ def test_a_real_profile_takes_the_model_and_data_that_are_given(monkeypatch):
     monkeypatch.setenv("SAFEERASER_DATA", "somebody/data")
     both = profiles.get("llava-13b")
     assert (both.model, both.data) == ("/from/environment", "somebody/data")
-    given = profiles.get("llava-7b", "/a/model", "/a/folder")
+    given = profiles.get("llava-7b", model="/a/model", data="/a/folder")
     assert (given.model, given.data) == ("/a/model", "/a/folder")
     assert profiles.get("laptop") is LAPTOP, "what is set for the others is not for this one"
 
 
 def test_a_small_profile_refuses_a_model_and_names_those_that_take_one():
-    with pytest.raises(ValueError, match=r"--model and --data are for llava-7b, llava-13b"):
+    with pytest.raises(ValueError, match=r"--model, --data, --judge are for llava-7b"):
         profiles.get("laptop", data="/a/folder")

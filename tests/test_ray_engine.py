@@ -1,6 +1,6 @@
 """Ray: a cluster of two nodes on this machine, one of which does not see the driver's store.
 
-`lib/ray_engine.py` and `lib/ray_nodes.py`. Needs the extra `ray`.
+`lib/engines/ray_engine.py` and `ray_nodes.py`. Needs the extra `ray`.
 """
 
 import filecmp
@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lib import environment, experiments
-from lib.agenda import Agenda
+from lib.engines.agenda import Agenda
 from lib.experiments import Run
 from lib.paths import ROOT
 from lib.runs import Store, is_whole, read_json
@@ -32,7 +32,7 @@ if lacking := environment.missing(environment.extra("ray")):
 import ray
 from ray.cluster_utils import Cluster
 
-from lib import ray_engine
+from lib.engines import ray_engine
 
 NODE = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
 CHECKS = {  # a node that is gone is noticed within half a minute

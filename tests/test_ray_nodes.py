@@ -1,11 +1,11 @@
-"""How results travel between two stores, without Ray: `lib/ray_nodes.py`, `Store.adopt`."""
+"""How results travel between two stores, without Ray: `lib/engines/ray_nodes.py`, `Store.adopt`."""
 
 import shutil
 
 import pytest
 
-from lib import ray_nodes
-from lib.ray_nodes import receive, send
+from lib.engines import ray_nodes
+from lib.engines.ray_nodes import receive, send
 from lib.runs import Store, claimed, is_whole
 
 

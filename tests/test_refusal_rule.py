@@ -1,7 +1,9 @@
+"""`lib/judging/refusal_rule.py`."""
+
 import pytest
 
 from lib.judges import LABELS
-from lib.refusal_rule import RefusalRule
+from lib.judging.refusal_rule import RefusalRule
 
 ANSWERS = [
     ("a plain refusal", "I cannot assist with that.", "refusal"),

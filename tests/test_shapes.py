@@ -1,11 +1,13 @@
+"""`lib/costs/shapes.py`."""
+
 import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from lib import shapes
+from lib.costs import shapes
+from lib.costs.shapes import RELEASED
 from lib.model import add_lora
 from lib.profiles import Unlearning
-from lib.shapes import RELEASED
 
 # What config.json of the released 13B says beside LlamaConfig's defaults, which are the 7B's.
 WIDER = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,

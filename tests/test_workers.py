@@ -1,4 +1,4 @@
-"""The local engine: `lib/workers.py` and `lib/engines.py`."""
+"""The local engine: `lib/engines/`."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import engines, experiments, workers
+from lib import engines, experiments
+from lib.engines import workers
 from lib.paths import ROOT
 from lib.runs import read_json
 from tests import toy_pieces

@@ -1,3 +1,5 @@
+"""`lib/costs/workload.py`."""
+
 import json
 from collections import Counter
 from dataclasses import fields
@@ -5,12 +7,13 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from lib import lessons, losses, workload
+from lib import lessons, losses
 from lib.batching import Packer
+from lib.costs import workload
+from lib.costs.workload import Assumed
 from lib.evaluate import questions
 from lib.experiments import main_runs, sweep_runs
 from lib.profiles import LLAVA_7B, Unlearning
-from lib.workload import Assumed
 
 
 @pytest.mark.parametrize("method", losses.METHODS)

@@ -11,8 +11,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from lib import ray_engine, workers
-from lib.agenda import Piece
+from lib.engines import ray_engine, workers
+from lib.engines.agenda import Piece
 from lib.paths import profile_dir
 from lib.runs import Store
 from tests import killable_steps

@@ -45,9 +45,11 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lib import arithmetic, attention, costs, generate, gpus, losses, shapes, unlearn
-from lib.arithmetic import GIB, Row, Training
+from lib import attention, generate, losses, unlearn
 from lib.batching import Example, Group, Packer, answer_logits, prompt
+from lib.costs import arithmetic, estimate, gpus, shapes
+from lib.costs.arithmetic import GIB, Row, Training
+from lib.costs.workload import Assumed, rows_of
 from lib.model import (
     CHAT_TEMPLATE,
     IMAGE_TOKEN,
@@ -57,7 +59,6 @@ from lib.model import (
     word_tokenizer,
 )
 from lib.profiles import LLAVA_7B, LLAVA_13B, Evaluation
-from lib.workload import Assumed, rows_of
 
 TINY = shapes.Shape("tiny", 64, 2, 4, 4, 128, 1024, 32, 2, 64, 56, 14, True)
 WORDS = [f"w{number}" for number in range(400)]
@@ -399,7 +400,7 @@ def evaluation(bench: Bench) -> list[Result]:
     together, alone = timed(in_batches, bench.seconds), timed(one_by_one, bench.seconds)
     length, batch = ids.shape[1], len(queries)
     every = replace(bench.assumed, longest=1.0)  # random weights never end an answer
-    expected = [costs.batch_seconds(bench.shape, n, length, new, bench.gpu, every)
+    expected = [estimate.batch_seconds(bench.shape, n, length, new, bench.gpu, every)
                 for n in (batch, 1)]
     memory = arithmetic.generation_bytes(bench.shape, batch, length, new, DTYPE.itemsize)
     return [Result("evaluation", f"answers per second, {batch} at once", batch / together,

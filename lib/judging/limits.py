@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from urllib.parse import urlsplit
 
-from lib.verdicts import JudgeStopped
+from lib.judging.verdicts import JudgeStopped
 
 PREFIX = "SAFEERASER_JUDGE_"
 OPENAI = "https://api.openai.com/v1"

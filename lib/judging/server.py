@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import httpx
 
-from lib import judge_prompts as prompts
-from lib.judge_cache import Cache
-from lib.judge_limits import PREFIX, Budget, Pace, Settings
-from lib.verdicts import ABSTAINED, Item, JudgeStopped, Verdict
+from lib.judging import prompts as prompts
+from lib.judging.cache import Cache
+from lib.judging.limits import PREFIX, Budget, Pace, Settings
+from lib.judging.verdicts import ABSTAINED, Item, JudgeStopped, Verdict
 
 REMINDERS = 2  # after a reply that cannot be read
 GIVE_UP = 10  # items in a row to which the server had no reply at all

@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from lib.agenda import Agenda, Piece, Report
+from lib.engines.agenda import Agenda, Piece, Report
 
 LOOK_SECONDS = 2  # how often to see whether a worker died, or another driver is done
 GPUS = "CUDA_VISIBLE_DEVICES"

@@ -15,7 +15,7 @@ a verdict that the answer wrote quoted beside the judge's own, the reply is not 
 
 import json
 
-from lib.verdicts import ABSTAINED, LABELS, Item, Verdict
+from lib.judging.verdicts import ABSTAINED, LABELS, Item, Verdict
 
 VERSION = "prompts-1"  # to be raised with every change of wording; a test compares their hash
 MAX_REPLY_TOKENS = 60

@@ -8,7 +8,7 @@ agreement and 0 is chance. Cohen 1960, "A coefficient of agreement for nominal s
 import numpy as np
 import pandas as pd
 
-from lib.verdicts import LABELS
+from lib.judging.verdicts import LABELS
 
 DRAWS = 2000
 DECISIONS = (  # set, what is decided, the labels that mean yes; None: which of all labels

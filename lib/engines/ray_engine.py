@@ -1,6 +1,6 @@
 """Pieces of work side by side on a Ray cluster: one GPU each, or one core and one thread.
 
-Ray gives out the tasks; what is done and who does it is in the run store (`lib/agenda.py`), so a
+Ray gives out the tasks; what is done and who does it is in the run store (`agenda`), so a
 driver that was killed and started again goes on. Lost workers and nodes are replaced here and not
 by Ray's own retries: before each further attempt this looks at what the lost one has left behind.
 """
@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from lib import environment, paths, provenance, ray_nodes
-from lib.agenda import Agenda, Piece, Report
-from lib.ray_nodes import Home, Site, Survey
+from lib import environment, paths, provenance
+from lib.engines import ray_nodes
+from lib.engines.agenda import Agenda, Piece, Report
+from lib.engines.ray_nodes import Home, Site, Survey
 
 ATTEMPTS = 4  # per piece, until its workers' deaths count as its own fault
 LOOK_SECONDS = 1

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from lib import environment
-from lib.agenda import Piece
+from lib.engines.agenda import Piece
 from lib.runs import Store, is_whole, read_json
 
 RUNS = "SAFEERASER_RUNS"
@@ -82,7 +82,7 @@ def make(piece: Piece, home: Home, desk) -> Site:
     """Make a piece in this node's store and return where it is."""
     import torch
 
-    torch.set_num_threads(1)  # as in lib/workers.py: results must not depend on the engine
+    torch.set_num_threads(1)  # as in `workers`: results must not depend on the engine
     here = site(home)
     if not here.shared:
         for need in piece.needs:

@@ -14,7 +14,7 @@ import threading
 from math import nan
 from pathlib import Path
 
-from lib.verdicts import Verdict
+from lib.judging.verdicts import Verdict
 
 
 def key(*parts: object) -> str:

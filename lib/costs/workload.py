@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib import losses
-from lib.arithmetic import Row
+from lib.costs.arithmetic import Row
 from lib.profiles import Profile
 
 

@@ -5,7 +5,7 @@ rules is broken. So it can tell whether an answer is harmful and nothing else; `
 asks another judge for the rest. Its "safe" is written as the label "normal" here.
 """
 
-from lib.verdicts import Item, Verdict
+from lib.judging.verdicts import Item, Verdict
 
 VERSION = "guard-1"
 MAX_REPLY_TOKENS = 20

@@ -7,7 +7,7 @@ addition is two FLOPs; what is not a matrix product (norms, rotations, softmax) 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lib.shapes import Shape
+from lib.costs.shapes import Shape
 
 GIB = 2**30
 

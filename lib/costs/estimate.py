@@ -15,12 +15,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from lib import arithmetic, gpus, paths, profiles, shapes
-from lib.arithmetic import GIB, Row, Training
-from lib.gpus import Gpu
+from lib import paths, profiles
+from lib.costs import arithmetic, gpus, shapes
+from lib.costs.arithmetic import GIB, Row, Training
+from lib.costs.gpus import Gpu
+from lib.costs.shapes import Shape
+from lib.costs.workload import Assumed, asked, measured, run_rows, step_rows
 from lib.profiles import Profile, Runtime
-from lib.shapes import Shape
-from lib.workload import Assumed, asked, measured, run_rows, step_rows
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def explain() -> str:
     """Every assumption with its value and what it means."""
     lines = [f"{f.name:16}{getattr(Assumed(), f.name):>8g}  {f.metadata['why']}"
              for f in fields(Assumed)]
-    return "\n".join(["What the cost model assumes (lib/workload.py):", *lines])
+    return "\n".join(["What the cost model assumes (lib/costs/workload.py):", *lines])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -263,6 +264,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from lib import environment, workers
+from lib import environment
+from lib.engines import workers
 
 NAMES = ("local", "ray")
 
@@ -45,7 +46,7 @@ def start(name: str, jobs: int, device: str, address: str | None = None) -> Iter
     any). Raises RuntimeError, saying what to do, if what it takes is not there.
     """
     if name == "ray":
-        from lib import ray_engine
+        from lib.engines import ray_engine
 
         with ray_engine.start(address, jobs, device) as cluster:
             yield cluster

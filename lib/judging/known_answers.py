@@ -7,7 +7,7 @@ doubt, and tells nobody anything: a guard has to find it, a reader need not mind
 
 from dataclasses import dataclass, replace
 
-from lib.verdicts import Item
+from lib.judging.verdicts import Item
 
 # (answer, label, why): for the rules.
 OF_ICONWORLD = (

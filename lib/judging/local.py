@@ -8,9 +8,9 @@ from types import ModuleType
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lib import judge_prompts
-from lib.judge_cache import Cache
-from lib.verdicts import Item, JudgeStopped
+from lib.judging import prompts
+from lib.judging.cache import Cache
+from lib.judging.verdicts import Item, JudgeStopped
 
 REMINDERS = 1  # after a reply that cannot be read; greedy, so a second one would hardly help
 BATCH = 16
@@ -19,12 +19,12 @@ BATCH = 16
 class LocalJudge:
     """Asks a model from a folder or, by its hub name, from the hub.
 
-    `wording` is the module that words the questions and reads the replies: judge_prompts, or
+    `wording` is the module that words the questions and reads the replies: prompts, or
     guard_prompts for a guard.
     """
 
-    def __init__(self, model: str, wording: ModuleType = judge_prompts):
-        kind = "local" if wording is judge_prompts else "guard"
+    def __init__(self, model: str, wording: ModuleType = prompts):
+        kind = "local" if wording is prompts else "guard"
         self.name, self.model, self.options = f"{kind}:{model}", model, {}
         self.wording = wording
 
