@@ -10,8 +10,12 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from lib.batching import Features, encode, prompt
+from lib.costs import arithmetic, shapes
 from lib.model import llava
 from lib.profiles import Evaluation
+
+ON_A_CPU = 16  # answers at once, where the number is left open
+USABLE = 0.9  # of a GPU's free memory: the rest is lost in gaps
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ def answer(model, processor, features: Features, queries: Sequence[Query], setti
 
     Greedy, or one sample each (temperature and top-p of `settings`) whose randomness depends on the
     query's key alone: not on the batch it happens to be in. After each batch `keep` is given its
-    answers, by place in `queries`, and `report` is told how many are done.
+    answers, by place in `queries`, and `report` is told how many are done. A batch that is too
+    large for the GPU is halved, and so are those that follow.
     """
     tokenizer = processor.tokenizer
     features.add([query.image for query in queries if query.image is not None])
@@ -38,19 +43,52 @@ def answer(model, processor, features: Features, queries: Sequence[Query], setti
                for query in queries]
     # Like lengths side by side; pictures and texts apart, since one forward takes either.
     order = sorted(range(len(queries)), key=lambda i: (queries[i].image is None, len(prompts[i])))
-    answers: dict[int, str] = {}
-    for part in _parts(order, queries, settings.batch):
-        ids, mask = (tensor.to(llava(model).device) for tensor in
-                     _left_padded([prompts[i] for i in part], tokenizer.pad_token_id))
-        embeds = _embeds(model, ids, [queries[i].image for i in part], features)
-        keys = [queries[i].key for i in part] if sampled else None
-        tokens = _generate(model, tokenizer, embeds, mask, keys, settings)
-        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        fresh = dict(zip(part, (text.strip() for text in texts), strict=True))
+    size = settings.batch or at_once(model, max(map(len, prompts), default=0), settings)
+    waiting, answers = _parts(order, queries, size), {}
+    while waiting:
+        part = waiting.pop(0)
+        try:
+            texts = _texts(model, tokenizer, features, [queries[i] for i in part],
+                           [prompts[i] for i in part], settings, sampled)
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise
+            texts = None
+        if texts is None:  # out of the except block, whose error keeps what did not fit alive
+            torch.cuda.empty_cache()
+            waiting = [half for whole in (part, *waiting) for half in _halves(whole) if half]
+            continue
+        fresh = dict(zip(part, texts, strict=True))
         answers.update(fresh)
         keep(fresh)
         report(len(answers))
     return [answers[i] for i in range(len(queries))]
+
+
+def at_once(model, longest: int, settings: Evaluation) -> int:
+    """How many answers to prompts of at most `longest` tokens the GPU has room for at once."""
+    whole = llava(model)
+    if whole.device.type != "cuda":
+        return ON_A_CPU
+    free, _ = torch.cuda.mem_get_info(whole.device)
+    held = torch.cuda.memory_reserved(whole.device) - torch.cuda.memory_allocated(whole.device)
+    return arithmetic.answers_at_once(shapes.from_config(whole.config), USABLE * (free + held),
+                                      longest, settings.max_new_tokens, whole.dtype.itemsize)
+
+
+def _halves(part: list[int]) -> tuple[list[int], list[int]]:
+    return part[: (len(part) + 1) // 2], part[(len(part) + 1) // 2 :]
+
+
+def _texts(model, tokenizer, features: Features, queries: Sequence[Query],
+           prompts: Sequence[list[int]], settings: Evaluation, sampled: bool) -> list[str]:
+    """The answers of one batch."""
+    ids, mask = (tensor.to(llava(model).device) for tensor in
+                 _left_padded(prompts, tokenizer.pad_token_id))
+    embeds = _embeds(model, ids, [query.image for query in queries], features)
+    keys = [query.key for query in queries] if sampled else None
+    tokens = _generate(model, tokenizer, embeds, mask, keys, settings)
+    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def _parts(order: list[int], queries: Sequence[Query], size: int) -> list[list[int]]:
@@ -95,8 +133,9 @@ def _generate(model, tokenizer, embeds: Tensor, mask: Tensor, keys: Sequence[int
 class SeededSampling(LogitsProcessor):
     """Turns greedy choice into nucleus sampling with a random stream per row.
 
-    The largest of logits plus independent Gumbel noise is a sample of their softmax (the Gumbel-max
-    trick), so `generate` may stay greedy while each row has its own seed.
+    One uniform number per row and token picks the token at which the cumulative probability passes
+    it. All other tokens are ruled out, so `generate` may stay greedy while each row has its own
+    seed.
     """
 
     def __init__(self, keys: Sequence[int], temperature: float, top_p: float):
@@ -104,7 +143,9 @@ class SeededSampling(LogitsProcessor):
         self.temperature, self.nucleus = temperature, TopPLogitsWarper(top_p)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """scores: [rows, vocabulary] -> the same, noisy, -inf outside of the nucleus."""
+        """scores: [rows, vocabulary] -> 0 for the token that is drawn, -inf for all others."""
         kept = self.nucleus(input_ids, scores.float() / self.temperature)
-        noise = np.stack([stream.gumbel(size=scores.shape[1]) for stream in self.streams])
-        return kept + torch.from_numpy(noise).to(kept)
+        upto = kept.double().softmax(-1).cumsum(-1)
+        drawn = upto.new_tensor([[stream.random()] for stream in self.streams])
+        token = torch.searchsorted(upto, drawn * upto[:, -1:], right=True)
+        return torch.full_like(kept, -torch.inf).scatter(-1, token, 0.0)

@@ -38,7 +38,7 @@ def advice(profile: Profile) -> str:
     if rows > 1:
         ways.append(f"fewer pictures per forward (micro_batch={rows // 2}; the results stay the "
                     "same)")
-    if batch > 1:
+    if batch and batch > 1:  # else it follows the memory already
         ways.append(f"fewer answers at once (batch={batch // 2} of the evaluation)")
     if not runtime.gradient_checkpointing:
         ways.append("gradient_checkpointing=True (a third more time)")

@@ -82,10 +82,11 @@ def show(plan: Plan) -> None:
     print(f"In all: {minutes_in_words(left)}." if left else "Nothing to do.", flush=True)
 
 
-def fits(profile: profiles.Profile, gpu: gpus.Gpu | None) -> bool:
+def fits(profile: profiles.Profile, gpu: gpus.Gpu | None) -> profiles.Profile | None:
     """Print what a real profile costs, on this machine's GPU unless one is named.
 
-    False: it does not fit, and should not start.
+    Returns the profile with the minutes expected there; None if it does not fit and should not
+    start.
     """
     from lib.costs.estimate import costs
 
@@ -93,9 +94,9 @@ def fits(profile: profiles.Profile, gpu: gpus.Gpu | None) -> bool:
         expected = costs(profile, gpu or gpus.found())
     except ValueError as unknown:  # a model on the hub that is not LLaVA-1.5
         print(f"What this costs cannot be told: {unknown}", flush=True)
-        return True
+        return profile
     print(expected, flush=True)
-    return not expected.problems
+    return None if expected.problems else expected.scheduled()
 
 
 def run(plan: Plan) -> list[str]:
@@ -240,8 +241,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Removing {folder}", flush=True)
         shutil.rmtree(folder)
     try:
-        if options.profile.real and not fits(options.profile, options.gpu) and not options.list:
-            return 2
+        if options.profile.real:
+            fitting = fits(options.profile, options.gpu)
+            if not (fitting or options.list):
+                return 2
+            options.profile = fitting or options.profile
         if options.profile.real and options.profile.data is None:  # then it is a --list
             print("Which steps are there already can be told once --data names the dataset.")
             return 0

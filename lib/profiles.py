@@ -100,7 +100,7 @@ class Evaluation:
 
     train_records: int | None = 8  # per category, the first ones (None: all): efficacy
     max_new_tokens: int = 20
-    batch: int = 128
+    batch: int | None = 128  # answers at once; None: as many as the GPU has room for
     samples: int = 3
     temperature: float = 1.0
     top_p: float = 0.9
@@ -141,7 +141,8 @@ class Profile:
     unlearning: Unlearning = Unlearning()
     evaluation: Evaluation = Evaluation()
     base_minutes: float = 12  # expected on two cores, for the plan
-    run_minutes: float = 1.8  # of one unlearning run on one core
+    original_minutes: float = 0.3  # of the original model's answers
+    run_minutes: float = 1.8  # of one unlearning run on one core, or on one GPU
     model: str | None = None  # folder or hub name of a LLaVA (None: our own small one)
     data: str | None = None  # folder or hub name of a dataset (None: IconWorld)
     judge: str = "rules"
@@ -172,6 +173,7 @@ SMOKE = Profile(
     unlearning=Unlearning(steps=12, images=4, probe_every=6, checkpoint_every=6),
     evaluation=Evaluation(train_records=2, samples=1),
     base_minutes=0.4,
+    original_minutes=0.02,
     run_minutes=0.1,
 )
 # The official code's settings (config/forget_lora.yaml, accelerate_config.yaml, ckpt_infer.py).
@@ -185,19 +187,15 @@ LLAVA_7B = Profile(
     unlearning=Unlearning(epochs=10, images=8, queries=4, lr=1e-4, warmup=0.06, weight_decay=0.01,
                           clip=1.0, lora_rank=32, lora_alpha=256, lora_dropout=0.05,
                           max_answer_tokens=512, probe_every=250, checkpoint_every=100),
-    evaluation=Evaluation(train_records=None, max_new_tokens=512, batch=32, samples=3),
+    evaluation=Evaluation(train_records=None, max_new_tokens=512, batch=None, samples=3),
+    original_minutes=200,  # both unless the GPU is known: then as `lib.costs` expects
     run_minutes=360,
     model="llava-hf/llava-1.5-7b-hf",
     runtime=Runtime(device="auto", dtype="auto", attention="auto", gradient_checkpointing=True,
                     micro_batch=4, stored_features=True),
 )
-LLAVA_13B = replace(
-    LLAVA_7B,
-    name="llava-13b",
-    evaluation=replace(LLAVA_7B.evaluation, batch=24),
-    run_minutes=660,
-    model="llava-hf/llava-1.5-13b-hf",
-)
+LLAVA_13B = replace(LLAVA_7B, name="llava-13b", model="llava-hf/llava-1.5-13b-hf",
+                    original_minutes=370, run_minutes=660)
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
 GIVEN = ("model", "data", "judge")  # model and data: a folder or a hub name each
 

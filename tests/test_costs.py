@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from lib import pipeline
-from lib.costs import estimate, gpus, shapes, workload
+from lib.costs import arithmetic, estimate, gpus, shapes, workload
 from lib.costs.arithmetic import GIB
 from lib.costs.gpus import KNOWN
 from lib.costs.workload import Assumed
+from lib.experiments import main_runs, sweep_runs
 from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES
 
 SEVEN = shapes.RELEASED["llava-1.5-7b"]
@@ -76,9 +77,31 @@ def test_without_a_gpu_hours_are_unknown_and_the_known_gpus_are_listed():
 def test_a_faster_gpu_takes_fewer_hours_for_the_same_work():
     slow, fast = (estimate.costs(LLAVA_7B, KNOWN[name]) for name in ("a100-80", "h100"))
     for one, other in zip(slow.lines, fast.lines, strict=True):
-        assert (one.tokens, one.flops, one.memory, one.disk) == (
-            other.tokens, other.flops, other.memory, other.disk)
+        assert (one.tokens, one.flops, one.disk) == (other.tokens, other.flops, other.disk)
         assert one.seconds >= other.seconds
+
+
+def test_the_plan_shows_the_hours_of_the_table():
+    found = estimate.costs(LLAVA_7B, KNOWN["h100"])
+    plan = found.scheduled()
+    tower, original, *_ = (line.seconds / 60 for line in found.lines)
+    runs = len(main_runs(plan, False)) + len(main_runs(plan, True)) + len(sweep_runs(plan))
+    whole = sum(line.seconds for line in found.lines) / 60
+    assert plan.original_minutes == original
+    assert tower + original + runs * plan.run_minutes == pytest.approx(whole)
+    assert replace(plan, original_minutes=LLAVA_7B.original_minutes,
+                   run_minutes=LLAVA_7B.run_minutes) == LLAVA_7B
+    assert estimate.costs(LLAVA_7B, None).scheduled() == LLAVA_7B
+
+
+def test_as_many_answers_at_once_as_the_gpu_holds_and_no_more():
+    room = 60 * GIB
+    fitting = arithmetic.answers_at_once(SEVEN, room, 611, 512)
+    peaks = [arithmetic.generation_bytes(SEVEN, n, 611, 512) - arithmetic.weight_bytes(SEVEN)
+             for n in (fitting, fitting + 1)]
+    assert peaks[0] <= room < peaks[1]
+    assert arithmetic.answers_at_once(SEVEN, 0, 611, 512) == 1
+    assert arithmetic.answers_at_once(SEVEN, 1e15, 611, 512) == arithmetic.MOST_ANSWERS
 
 
 def test_every_number_of_a_line_is_in_the_table():

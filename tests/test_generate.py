@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from lib import generate
 from lib.batching import Features
+from lib.costs import arithmetic
 from lib.generate import Query, SeededSampling
 from lib.model import add_lora
 from lib.pictures import open_image
@@ -107,6 +109,54 @@ def test_an_adapter_answers_for_itself_merged_or_not(llava, queries):
     assert after != before
     adapted.merge_adapter()
     assert ask((adapted, processor), queries) == after
+
+
+def out_of_memory_beyond(rows, monkeypatch):
+    """Generation that a GPU with room for so many rows would do; returns the sizes asked for."""
+    sizes, whole = [], generate._generate
+
+    def limited(model, tokenizer, embeds, *details):
+        sizes.append(len(embeds))
+        if len(embeds) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(model, tokenizer, embeds, *details)
+
+    monkeypatch.setattr(generate, "_generate", limited)
+    return sizes
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_batch_that_is_too_large_is_halved_and_nothing_is_lost(llava, queries, sampled,
+                                                                 monkeypatch):
+    expected, kept = ask(llava, queries, sampled=sampled), {}
+    sizes = out_of_memory_beyond(2, monkeypatch)
+    found = generate.answer(*llava, Features(*llava), queries, SETTINGS, sampled, keep=kept.update)
+    assert found == expected
+    assert kept == dict(enumerate(expected))
+    assert sum(size > 2 for size in sizes) <= 3, "the batches after it begin with the smaller size"
+
+
+def test_one_answer_that_is_too_large_is_an_error(llava, queries, monkeypatch):
+    out_of_memory_beyond(0, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        ask(llava, queries)
+
+
+def test_an_open_number_of_answers_follows_the_gpu_s_free_memory(llava, queries, monkeypatch):
+    expected = ask(llava, queries)
+    assert ask(llava, queries, replace(SETTINGS, batch=None)) == expected
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), config=llava[0].config,
+                             dtype=torch.bfloat16)
+    monkeypatch.setattr(generate, "llava", lambda model: on_gpu)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
+    sizes = []
+    for free in (0, 2**21, 2**22, 2**40):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 2**41))
+        sizes.append(generate.at_once(None, 40, SETTINGS))
+    assert sizes[0] == 1
+    assert sizes == sorted(set(sizes)), "more memory, more answers"
+    assert sizes[-1] == arithmetic.MOST_ANSWERS
 
 
 # Sampling.

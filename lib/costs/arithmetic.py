@@ -4,12 +4,14 @@ Only what has to be computed is called needed: no padding, nothing twice. A mult
 addition is two FLOPs; what is not a matrix product (norms, rotations, softmax) is not counted.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lib.costs.shapes import Shape
 
 GIB = 2**30
+MOST_ANSWERS = 256  # at once; more would hardly be faster: their cache is read for each new token
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,15 @@ def generation_bytes(shape: Shape, batch: int, prompt: int, new: int, bytes: int
     growing = cache_bytes(shape, batch * (prompt + new), bytes) // shape.layers
     return (weight_bytes(shape, bytes, four_bit) + cache_bytes(shape, batch * (prompt + new), bytes)
             + max(reading, growing) + batch * shape.vocabulary * 3 * 4)
+
+
+def answers_at_once(shape: Shape, room: float, prompt: int, new: int, bytes: int = 2) -> int:
+    """The most answers, at least 1 and at most MOST_ANSWERS, that `room` bytes beside the weights
+    hold: `prompt` tokens each, and up to `new` new ones."""
+    weights = weight_bytes(shape, bytes)
+    fitting = bisect_right(range(1, MOST_ANSWERS + 1), room, key=lambda count: (
+        generation_bytes(shape, count, prompt, new, bytes) - weights))
+    return max(1, fitting)
 
 
 # Bytes on the disk.

@@ -46,6 +46,14 @@ class Costs:
     lines: list[Line]
     problems: list[str]
 
+    def scheduled(self) -> Profile:
+        """The profile with the minutes that its plan shows, where the GPU's speed is known."""
+        minutes = [line.seconds / 60 for line in self.lines]
+        _tower, original, *runs = minutes
+        count = sum(map(len, run_rows(self.profile).values()))
+        return self.profile if math.isnan(sum(minutes)) else replace(
+            self.profile, original_minutes=original, run_minutes=sum(runs) / count)
+
     def __str__(self) -> str:
         where = (f"one {self.gpu.name} ({self.gpu.memory:.0f} GiB)" if self.gpu else
                  "no GPU found here: --gpu names one, of " + ", ".join(gpus.KNOWN))
@@ -137,14 +145,23 @@ def _answers(shape: Shape, profile: Profile, gpu: Gpu | None, assumed: Assumed, 
              models: int) -> Line:
     count, settings = models * asked(profile, assumed), profile.evaluation
     prompt = assumed.prefix + shape.image_tokens + assumed.question
+    batch = _at_once(shape, profile, gpu, assumed)
     reading, writing = arithmetic.generation_flops(shape, prompt, assumed.answer)
     return Line(f"{name} ({count:,})", count * (prompt + assumed.answer),
                 count * (reading + writing), 0,
-                arithmetic.generation_bytes(shape, settings.batch, prompt, settings.max_new_tokens,
+                arithmetic.generation_bytes(shape, batch, prompt, settings.max_new_tokens,
                                             four_bit=profile.runtime.four_bit),
                 count * assumed.answer_bytes,
-                count / settings.batch * batch_seconds(shape, settings.batch, prompt,
-                                                       assumed.answer, gpu, assumed))
+                count / batch * batch_seconds(shape, batch, prompt, assumed.answer, gpu, assumed))
+
+
+def _at_once(shape: Shape, profile: Profile, gpu: Gpu | None, assumed: Assumed) -> int:
+    """How many answers are generated together; on an unknown GPU as on one of 40 GB."""
+    settings, bits = profile.evaluation, profile.runtime.four_bit
+    room = (gpu or gpus.KNOWN["a100-40"]).memory * GIB * assumed.usable
+    return settings.batch or arithmetic.answers_at_once(
+        shape, room - arithmetic.weight_bytes(shape, four_bit=bits),
+        assumed.prefix + shape.image_tokens + assumed.question, settings.max_new_tokens)
 
 
 def batch_seconds(shape: Shape, batch: int, prompt: int, new: int, gpu: Gpu | None,
@@ -223,12 +240,12 @@ def _answering_problem(shape: Shape, profile: Profile, gpu: Gpu, assumed: Assume
         return arithmetic.generation_bytes(shape, batch, prompt, settings.max_new_tokens,
                                            four_bit=profile.runtime.four_bit)
 
-    if peak(settings.batch) <= room:
+    batch = _at_once(shape, profile, gpu, assumed)
+    if peak(batch) <= room:
         return []
-    fits = next((n for n in range(settings.batch - 1, 0, -1) if peak(n) <= room), None)
-    return [f"Too little GPU memory for {settings.batch} answers at once: "
-            f"{peak(settings.batch) / GIB:.0f} GiB are needed, {room / GIB:.0f} of "
-            f"{gpu.memory:.0f} GiB can be used. " + (
+    fits = next((n for n in range(batch - 1, 0, -1) if peak(n) <= room), None)
+    return [f"Too little GPU memory for {batch} answers at once: {peak(batch) / GIB:.0f} GiB are "
+            f"needed, {room / GIB:.0f} of {gpu.memory:.0f} GiB can be used. " + (
                 f"batch={fits} in the profile's Evaluation (lib/profiles.py) fits." if fits else
                 "Not even one fits: set four_bit=True in its Runtime, or take a larger GPU.")]
 

@@ -26,6 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -381,14 +382,15 @@ def evaluation(bench: Bench) -> list[Result]:
     bench.model.merge_adapter()
     draw, new = random.Random(1), bench.settings.max_new_tokens
     question = said(draw, bench.assumed.question - 4)
-    queries = [generate.Query(Path("harmful 0"), question)] * bench.settings.batch
     text = prompt(bench.packer.processor, question, True)
     ids = bench.packer.processor.tokenizer(text, return_tensors="pt").input_ids
+    batch = bench.settings.batch or generate.at_once(bench.model, ids.shape[1], bench.settings)
+    queries = [generate.Query(Path("harmful 0"), question, key) for key in range(batch)]
     model.generation_config.eos_token_id = None
 
-    def in_batches() -> None:
+    def in_batches(sampled: bool = False) -> None:
         generate.answer(bench.model, bench.packer.processor, bench.packer.features, queries,
-                        bench.settings)
+                        bench.settings, sampled)
 
     def one_by_one() -> None:
         pixels = torch.randn(1, 3, bench.shape.image_size, bench.shape.image_size)
@@ -398,12 +400,15 @@ def evaluation(bench: Bench) -> list[Result]:
 
     used = peak(in_batches)
     together, alone = timed(in_batches, bench.seconds), timed(one_by_one, bench.seconds)
-    length, batch = ids.shape[1], len(queries)
+    sampled = timed(partial(in_batches, True), bench.seconds)
+    length = ids.shape[1]
     every = replace(bench.assumed, longest=1.0)  # random weights never end an answer
     expected = [estimate.batch_seconds(bench.shape, n, length, new, bench.gpu, every)
                 for n in (batch, 1)]
     memory = arithmetic.generation_bytes(bench.shape, batch, length, new, DTYPE.itemsize)
     return [Result("evaluation", f"answers per second, {batch} at once", batch / together,
+                   batch / expected[0]),
+            Result("evaluation", f"the same, sampled, {batch} at once", batch / sampled,
                    batch / expected[0]),
             Result("evaluation", "answers per second, one by one", 1 / alone, 1 / expected[1]),
             Result("evaluation", "times one by one", batch * alone / together,
@@ -426,9 +431,7 @@ def bench_of(name: str, tiny: bool) -> Bench:
     packer = Packer(model, processor, RandomFeatures(shape))
     groups = step_groups(2 if tiny else profile.unlearning.images, 4, assumed)
     new = 3 if tiny else 128
-    settings = replace(profile.evaluation, max_new_tokens=new, batch=4 if tiny else next(
-        n for n in (64, 32, 16, 8, 4, 2, 1) if n == 1 or arithmetic.generation_bytes(
-            shape, n, shape.image_tokens + 40, new) < 0.8 * gpu.memory * GIB))
+    settings = replace(profile.evaluation, max_new_tokens=new, batch=4 if tiny else None)
     return Bench(shape, gpu, model, packer, groups, assumed, 0.1 if tiny else 15, rate, small,
                  settings)
 
