@@ -11,12 +11,13 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import strip_color
 
@@ -128,7 +129,8 @@ def kernels(threads: int) -> Iterator[None]:
     """Let `python3` be a kernel of the running interpreter while this lasts.
 
     A kernelspec that the user has installed may point to another Python; one in JUPYTER_PATH comes
-    first. Startup files of the user's IPython stay out, too. `threads`: for each kernel.
+    first. Startup files of the user's IPython stay out, too. `threads`: for each kernel. Whoever
+    stops the run stops its kernels, which would else look for their folder and complain.
     """
     before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory(prefix="safeeraser-") as folder:
@@ -143,6 +145,11 @@ def kernels(threads: int) -> Iterator[None]:
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
         try:
             yield
+        except KeyboardInterrupt:
+            for kernel in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    kernel.kill()
+            raise
         finally:
             os.environ.pop("JUPYTER_PATH")
             if before is not None:
