@@ -46,6 +46,14 @@ class Costs:
     lines: list[Line]
     problems: list[str]
 
+    @property
+    def total(self) -> Line:
+        """All steps together; memory is the largest peak."""
+        return Line("in all", *(sum(getattr(line, name) for line in self.lines) for name in
+                                ("tokens", "flops", "again")),
+                    max(line.memory for line in self.lines), sum(line.disk for line in self.lines),
+                    sum(line.seconds for line in self.lines))
+
     def scheduled(self) -> Profile:
         """The profile with the minutes that its plan shows, where the GPU's speed is known."""
         minutes = [line.seconds / 60 for line in self.lines]
@@ -57,15 +65,10 @@ class Costs:
     def __str__(self) -> str:
         where = (f"one {self.gpu.name} ({self.gpu.memory:.0f} GiB)" if self.gpu else
                  "no GPU found here: --gpu names one, of " + ", ".join(gpus.KNOWN))
-        total = Line("in all", *(sum(getattr(line, name) for line in self.lines) for name in
-                                 ("tokens", "flops", "again")),
-                     max(line.memory for line in self.lines),
-                     sum(line.disk for line in self.lines),
-                     sum(line.seconds for line in self.lines))
         head = (f"{'step':44}{'tokens':>9}{'PFLOP':>11}{'+ again':>11}{'GPU GiB':>9}"
                 f"{'disk GiB':>10}{'hours':>8}")
         said = [f"Expected costs of {self.profile.name}, {where}", head,
-                *map(_shown, [*self.lines, total]),
+                *map(_shown, [*self.lines, self.total]),
                 "python -m lib.costs --explain prints what this assumes.", *self.problems]
         return "\n".join(said)
 
