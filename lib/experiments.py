@@ -15,12 +15,14 @@ from pathlib import Path
 import pandas as pd
 
 from lib import dataset as datasets
-from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs
+from lib import discretion, generate, harness, losses, metrics, origins, quirks, recipes, runs
+from lib import specificity
 from lib import model as models
 from lib.batching import Features, Packer
 from lib.engines import workers
 from lib.engines.agenda import Piece
 from lib.features import StoredFeatures
+from lib.harness import Benchmark
 from lib.judges import RuleJudge, known_answers
 from lib.origins import BASE_THREADS, Report, quiet
 from lib.profiles import Evaluation, Profile
@@ -30,6 +32,7 @@ __all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base
            "dataset", "ensure", "features", "gate", "history", "load", "main_runs",
            "original_metrics", "packer", "per_answer", "probes", "rules", "speakers", "steps",
            "sweep_runs", "task"]
+BENCHMARK_SECONDS = 0.3  # for a question of a public benchmark, expected, for the plan
 BRIEF_TOKENS = 64  # about what a table of answers shows
 
 
@@ -135,11 +138,12 @@ def answers(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
 
 def per_answer(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
     """`metrics.per_answer` of these runs, with method, prompt_decouple, seed, weight; under the
-    paper's names the metrics that `quirks.headline` says."""
+    paper's names the metrics that `quirks.headline` says; with the profile's benchmarks."""
     parts = []
     for run in chosen:
-        frame = _labelled(profile, run, "answers.jsonl")
-        parts.append(metrics.per_answer(frame).assign(**_labels(profile, run)))
+        asked = metrics.per_answer(_labelled(profile, run, "answers.jsonl"))
+        for part in (asked, specificity.table(profile, run)):
+            parts += [part.assign(**_labels(profile, run))] if len(part) else []
     return quirks.headline(pd.concat(parts, ignore_index=True), profile)
 
 
@@ -207,7 +211,20 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int,
                                  make_all),
              "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs,
                              make_all)}
+    if "specificity" in wanted and (asked := harness.named(profile.benchmarks)):
+        every["specificity"] = _benchmarks(profile, asked, jobs, make_all)
     return [every[name] for name in wanted if name in every]
+
+
+def _benchmarks(profile: Profile, asked: Sequence[Benchmark], jobs: int,
+                make_all: Callable) -> Step:
+    """Specificity of the original model and every main run. Raises Missing if it cannot be had."""
+    specificity.check(profile)
+    describe = partial(specificity.measured, version=harness.version())
+    models = [None, *main_runs(profile, False), *main_runs(profile, True)]
+    minutes = sum(each.questions for each in asked) * BENCHMARK_SECONDS / 60
+    name = f"specificity by {', '.join(each.name for each in asked)}"
+    return _group(profile, name, models, jobs, make_all, describe, minutes)
 
 
 def _prepared(profile: Profile, make_all: Callable) -> dict[str, Step]:
@@ -231,6 +248,7 @@ _READERS = {  # step: the chapters that need it
     "baselines": ("02", "03", "04", "05"),
     "decoupled": ("02", "03", "04", "05"),
     "sweep": ("04",),
+    "specificity": ("02", "03", "04", "05"),
 }
 
 
@@ -248,20 +266,25 @@ def _step(describe: Callable, profile: Profile, name: str, minutes: float,
     return Step(made.folder().name, name, minutes, made.is_done, make)
 
 
-def _group(profile: Profile, name: str, chosen: list[Run], jobs: int, make_all: Callable) -> Step:
-    made = [recipes.run(profile, run) for run in chosen]
+def _group(profile: Profile, name: str, chosen: Sequence[Run | None], jobs: int,
+           make_all: Callable, describe: Callable = recipes.run, minutes: float | None = None
+           ) -> Step:
+    """A result of `describe` for each run (None: the original model), `minutes` each."""
+    made, minutes = [describe(profile, run) for run in chosen], minutes or profile.run_minutes
     folders = sorted(each.folder().name for each in made)
     label = f"{name}: {len(chosen)} runs"
     return Step(sha256(" ".join(folders).encode()).hexdigest()[:12], label,
-                profile.run_minutes * len(chosen) / jobs,
+                minutes * len(chosen) / jobs,
                 lambda: all(each.is_done() for each in made),
-                lambda report: ensure(profile, chosen, jobs, report, make_all))
+                lambda report: ensure(profile, chosen, jobs, report, make_all, describe))
 
 
-def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = quiet,
-           make_all: Callable = workers.make_all) -> None:
-    """Make those of the runs that are not there, `jobs` at once, by an engine's `make_all`."""
-    make_all([_piece(str(run), profile, recipes.run, run) for run in chosen], jobs, report)
+def ensure(profile: Profile, chosen: Sequence[Run | None], jobs: int, report: Report = quiet,
+           make_all: Callable = workers.make_all, describe: Callable = recipes.run) -> None:
+    """Make those of the runs' results that are not there, `jobs` at once, by an engine's
+    `make_all`."""
+    make_all([_piece(str(run or "original model"), profile, describe, run) for run in chosen],
+             jobs, report)
 
 
 def _piece(name: str, profile: Profile, describe: Callable, *details) -> Piece:

@@ -146,6 +146,7 @@ class Profile:
     data: str | None = None  # folder or hub name of a dataset (None: IconWorld)
     judge: str = "rules"
     generator: str = "transformers"
+    benchmarks: str = ""  # for specificity, names with commas between or "all" (README): an extra
     official_quirks: bool = False  # what the official code does and the paper does not say
     runtime: Runtime = CPU
 
@@ -199,7 +200,7 @@ LLAVA_13B = replace(
     model="llava-hf/llava-1.5-13b-hf",
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
-GIVEN = ("model", "data", "judge")  # model and data: a folder or a hub name each
+GIVEN = ("model", "data", "judge", "benchmarks")  # model and data: a folder or a hub name each
 
 
 def data_of(profile: Profile) -> str:
