@@ -15,14 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from lib import dataset as datasets
-from lib import discretion, generate, harness, losses, metrics, origins, quirks, recipes, runs
-from lib import specificity
+from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs, specificity
 from lib import model as models
 from lib.batching import Features, Packer
 from lib.engines import workers
 from lib.engines.agenda import Piece
 from lib.features import StoredFeatures
-from lib.harness import Benchmark
 from lib.judges import RuleJudge, known_answers
 from lib.origins import BASE_THREADS, Report, quiet
 from lib.profiles import Evaluation, Profile
@@ -32,7 +30,6 @@ __all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base
            "dataset", "ensure", "features", "gate", "history", "load", "main_runs",
            "original_metrics", "packer", "per_answer", "probes", "rules", "speakers", "steps",
            "sweep_runs", "task"]
-BENCHMARK_SECONDS = 0.3  # for a question of a public benchmark, expected, for the plan
 BRIEF_TOKENS = 64  # about what a table of answers shows
 
 
@@ -141,9 +138,8 @@ def per_answer(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
     paper's names the metrics that `quirks.headline` says; with the profile's benchmarks."""
     parts = []
     for run in chosen:
-        asked = metrics.per_answer(_labelled(profile, run, "answers.jsonl"))
-        for part in (asked, specificity.table(profile, run)):
-            parts += [part.assign(**_labels(profile, run))] if len(part) else []
+        frame = metrics.per_answer(_labelled(profile, run, "answers.jsonl"))
+        parts.append(specificity.joined(frame, profile, run).assign(**_labels(profile, run)))
     return quirks.headline(pd.concat(parts, ignore_index=True), profile)
 
 
@@ -211,20 +207,18 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int,
                                  make_all),
              "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs,
                              make_all)}
-    if "specificity" in wanted and (asked := harness.named(profile.benchmarks)):
-        every["specificity"] = _benchmarks(profile, asked, jobs, make_all)
+    if "specificity" in wanted and profile.benchmarks:
+        every["specificity"] = _benchmarks(profile, jobs, make_all)
     return [every[name] for name in wanted if name in every]
 
 
-def _benchmarks(profile: Profile, asked: Sequence[Benchmark], jobs: int,
-                make_all: Callable) -> Step:
+def _benchmarks(profile: Profile, jobs: int, make_all: Callable) -> Step:
     """Specificity of the original model and every main run. Raises Missing if it cannot be had."""
-    specificity.check(profile)
-    describe = partial(specificity.measured, version=harness.version())
-    models = [None, *main_runs(profile, False), *main_runs(profile, True)]
-    minutes = sum(each.questions for each in asked) * BENCHMARK_SECONDS / 60
-    name = f"specificity by {', '.join(each.name for each in asked)}"
-    return _group(profile, name, models, jobs, make_all, describe, minutes)
+    version = specificity.check(profile)
+    describe = partial(specificity.measured, version=version)
+    measured = [None, *main_runs(profile, False), *main_runs(profile, True)]
+    return _group(profile, f"specificity by {profile.benchmarks}", measured, jobs, make_all,
+                  describe, specificity.minutes(profile))
 
 
 def _prepared(profile: Profile, make_all: Callable) -> dict[str, Step]:

@@ -75,10 +75,10 @@ def named(names: str) -> tuple[Benchmark, ...]:
 
     In the paper's order, whatever the list's. Raises ValueError, listing the known names.
     """
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = [name.strip() for name in names.split(",")] if names.strip() else []
     known = {each.name.lower(): each for each in BENCHMARKS}
     if unknown := [name for name in wanted if name.lower() not in {*known, "all"}]:
-        raise ValueError(f"There is no benchmark {', '.join(unknown)}; known: all, "
+        raise ValueError(f"There is no benchmark {', '.join(map(repr, unknown))}; known: all, "
                          f"{', '.join(each.name for each in BENCHMARKS)}.")
     chosen = {name.lower() for name in wanted}
     return tuple(each for name, each in known.items() if chosen & {name, "all"})

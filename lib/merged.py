@@ -12,7 +12,8 @@ from lib.model import llava
 def save_merged(model, processor, folder: Path) -> Path:
     """Write model and processor as safetensors; the adapter's change is in the plain weights.
 
-    The model in memory stays what it is, but is merged afterwards. The folder is replaced. Raises ValueError for a model in 4 bits, into whose rounded weights an adapter does not fit.
+    The model in memory stays what it is, but is merged afterwards. The folder is replaced.
+    Raises ValueError for a model in 4 bits, into whose rounded weights an adapter does not fit.
     """
     whole = llava(model)
     if getattr(whole, "is_quantized", False):

@@ -22,16 +22,23 @@ from lib.origins import Made, Report, quiet
 from lib.profiles import Profile, Runtime
 from lib.recipes import Run
 
+SECONDS = 0.3  # expected, for a question
 
-def check(profile: Profile) -> None:
-    """Raise Missing or ValueError, before anything starts, if the benchmarks cannot be run."""
-    if not (chosen := harness.named(profile.benchmarks)):
-        return
+def minutes(profile: Profile) -> float:
+    """Expected for one model, for the plan."""
+    return sum(each.questions for each in harness.named(profile.benchmarks)) * SECONDS / 60
+
+
+def check(profile: Profile) -> str:
+    """lmms-eval's version. Raises Missing, before anything starts, if the profile's benchmarks
+    cannot be run; ValueError for unknown ones."""
+    chosen = harness.named(profile.benchmarks)
     if profile.runtime.four_bit:
         raise Missing("The benchmarks need a model into which the adapter can be merged, and one "
                       "loaded in 4 bits cannot be: set four_bit=False in the profile's Runtime "
                       "(lib/profiles.py), or leave --benchmarks out.")
     harness.check(chosen)
+    return harness.version()
 
 
 def measured(profile: Profile, run: Run | None, report: Report = quiet,
@@ -47,17 +54,18 @@ def measured(profile: Profile, run: Run | None, report: Report = quiet,
     return Made(profile, "specificity", config, build, () if run is None else (model,))
 
 
-def table(profile: Profile, run: Run | None) -> pd.DataFrame:
-    """`harness.per_answer` of a run or the original model; no rows if the profile asks for none.
+def joined(frame: pd.DataFrame, profile: Profile, run: Run | None) -> pd.DataFrame:
+    """`metrics.per_answer` of a run or the original model, its specificity by the benchmarks.
 
-    None either of a run at another weight of PD: such a run is about SARR.
+    The frame as it is if the profile asks for none, and of a run at another weight of PD.
     """
     swept = run is not None and run.prompt_decouple_weight is not None
-    if swept or not harness.named(profile.benchmarks):
-        return harness.per_answer(pd.DataFrame({"benchmark": [], "value": []}, dtype=object))
+    if swept or not profile.benchmarks:
+        return frame
     found = runs.read_json(measured(profile, run).done() / "metrics.json")
-    return harness.per_answer(pd.DataFrame(
-        [{"benchmark": name, **row} for name, row in found.items()]))
+    values = pd.DataFrame([{"benchmark": name, **row} for name, row in found.items()])
+    others = frame[frame["metric"].ne("specificity")]
+    return pd.concat([others, harness.per_answer(values)], ignore_index=True)
 
 
 def _measure(profile: Profile, run: Run | None, version: str, chosen: Sequence[Benchmark],
