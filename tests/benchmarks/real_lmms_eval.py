@@ -160,7 +160,8 @@ def main(folder: Path) -> None:
     (merged / "config.json").write_text(json.dumps(config))
     told("a model that fails", folder, merged, tasks[0])
     written = [path for path in folder.rglob("*") if path.suffix in (".txt", ".json", ".jsonl")]
-    leaks = [path for path in written if "-secret" in path.read_text().replace("hf_", "hf-")]
+    leaks = [path for path in written
+             if any(key in path.read_text() for key in ("hf_secret", "sk-secret"))]
     assert not leaks, f"a key was written: {leaks}"
     values = found.set_index("benchmark")
     assert (values.loc[["GQA", "VQA", "MM-Vet"], "value"] == 0.5).all()
