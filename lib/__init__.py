@@ -59,6 +59,7 @@ Nothing here imports from a file further down this list.
     memory                 running out of memory, turned into advice
     origins                the dataset, the original model, its tower's features
     recipes                its answers, and the result of every unlearning run
+    specificity            the benchmarks' values of every model (an extra)
     experiments            every run that the chapters need, as steps in the run store
     costs/workload         a real profile's training rows and answers, counted or assumed
     costs/estimate         what every step of a real profile costs, and what does not fit

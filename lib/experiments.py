@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib import dataset as datasets
-from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs
+from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs, specificity
 from lib import model as models
 from lib.batching import Features, Packer
 from lib.engines import workers
@@ -135,11 +135,11 @@ def answers(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
 
 def per_answer(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
     """`metrics.per_answer` of these runs, with method, prompt_decouple, seed, weight; under the
-    paper's names the metrics that `quirks.headline` says."""
+    paper's names the metrics that `quirks.headline` says; with the profile's benchmarks."""
     parts = []
     for run in chosen:
-        frame = _labelled(profile, run, "answers.jsonl")
-        parts.append(metrics.per_answer(frame).assign(**_labels(profile, run)))
+        frame = metrics.per_answer(_labelled(profile, run, "answers.jsonl"))
+        parts.append(specificity.joined(frame, profile, run).assign(**_labels(profile, run)))
     return quirks.headline(pd.concat(parts, ignore_index=True), profile)
 
 
@@ -207,7 +207,18 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int,
                                  make_all),
              "sweep": _group(profile, "PO at other weights of PD", sweep_runs(profile), jobs,
                              make_all)}
+    if "specificity" in wanted and profile.benchmarks:
+        every["specificity"] = _benchmarks(profile, jobs, make_all)
     return [every[name] for name in wanted if name in every]
+
+
+def _benchmarks(profile: Profile, jobs: int, make_all: Callable) -> Step:
+    """Specificity of the original model and every main run. Raises Missing if it cannot be had."""
+    version = specificity.check(profile)
+    describe = partial(specificity.measured, version=version)
+    measured = [None, *main_runs(profile, False), *main_runs(profile, True)]
+    return _group(profile, f"specificity by {profile.benchmarks}", measured, jobs, make_all,
+                  describe, specificity.minutes(profile))
 
 
 def _prepared(profile: Profile, make_all: Callable) -> dict[str, Step]:
@@ -231,6 +242,7 @@ _READERS = {  # step: the chapters that need it
     "baselines": ("02", "03", "04", "05"),
     "decoupled": ("02", "03", "04", "05"),
     "sweep": ("04",),
+    "specificity": ("02", "03", "04", "05"),
 }
 
 
@@ -248,20 +260,25 @@ def _step(describe: Callable, profile: Profile, name: str, minutes: float,
     return Step(made.folder().name, name, minutes, made.is_done, make)
 
 
-def _group(profile: Profile, name: str, chosen: list[Run], jobs: int, make_all: Callable) -> Step:
-    made = [recipes.run(profile, run) for run in chosen]
+def _group(profile: Profile, name: str, chosen: Sequence[Run | None], jobs: int,
+           make_all: Callable, describe: Callable = recipes.run, minutes: float | None = None
+           ) -> Step:
+    """A result of `describe` for each run (None: the original model), `minutes` each."""
+    made, minutes = [describe(profile, run) for run in chosen], minutes or profile.run_minutes
     folders = sorted(each.folder().name for each in made)
     label = f"{name}: {len(chosen)} runs"
     return Step(sha256(" ".join(folders).encode()).hexdigest()[:12], label,
-                profile.run_minutes * len(chosen) / jobs,
+                minutes * len(chosen) / jobs,
                 lambda: all(each.is_done() for each in made),
-                lambda report: ensure(profile, chosen, jobs, report, make_all))
+                lambda report: ensure(profile, chosen, jobs, report, make_all, describe))
 
 
-def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = quiet,
-           make_all: Callable = workers.make_all) -> None:
-    """Make those of the runs that are not there, `jobs` at once, by an engine's `make_all`."""
-    make_all([_piece(str(run), profile, recipes.run, run) for run in chosen], jobs, report)
+def ensure(profile: Profile, chosen: Sequence[Run | None], jobs: int, report: Report = quiet,
+           make_all: Callable = workers.make_all, describe: Callable = recipes.run) -> None:
+    """Make those of the runs' results that are not there, `jobs` at once, by an engine's
+    `make_all`."""
+    make_all([_piece(str(run or "original model"), profile, describe, run) for run in chosen],
+             jobs, report)
 
 
 def _piece(name: str, profile: Profile, describe: Callable, *details) -> Piece:

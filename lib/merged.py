@@ -9,11 +9,10 @@ from peft.tuners.lora import LoraLayer
 from lib.model import llava
 
 
-def save_merged(model, processor, folder: Path, chat_template: bool = True) -> Path:
+def save_merged(model, processor, folder: Path) -> Path:
     """Write model and processor as safetensors; the adapter's change is in the plain weights.
 
-    The model in memory stays what it is, but is merged afterwards. `chat_template=False` leaves
-    the template out, for a program that brings its own conversation format. The folder is replaced.
+    The model in memory stays what it is, but is merged afterwards. The folder is replaced.
     Raises ValueError for a model in 4 bits, into whose rounded weights an adapter does not fit.
     """
     whole = llava(model)
@@ -25,8 +24,6 @@ def save_merged(model, processor, folder: Path, chat_template: bool = True) -> P
     shutil.rmtree(folder, ignore_errors=True)
     whole.save_pretrained(folder, state_dict=_plain(whole.state_dict()))
     processor.save_pretrained(folder)
-    if not chat_template:
-        _drop_chat_template(folder)
     return folder
 
 
@@ -39,9 +36,3 @@ def _plain(state: dict) -> dict:
     return {name.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."): value
             for name, value in state.items()
             if ".lora_" not in name and ".original_module." not in name}
-
-
-def _drop_chat_template(folder: Path) -> None:
-    """Remove the template's files; written by save_pretrained, tokenizer_config.json has none."""
-    for name in ("chat_template.jinja", "chat_template.json"):
-        (folder / name).unlink(missing_ok=True)

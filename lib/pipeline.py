@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import chapters, claims, engines, paths, profiles
+from lib import chapters, claims, engines, harness, paths, profiles
 from lib.costs import gpus
 from lib.missing import Missing
 from lib.progress import Progress, minutes_in_words
@@ -190,6 +190,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given = {setting: getattr(options, setting) for setting in profiles.GIVEN}
     given |= {setting: _placed(given[setting]) for setting in ("model", "data")}
     options.profile = profiles.get(options.profile, **given)
+    harness.named(options.profile.benchmarks)
     options.gpu = gpus.named(options.gpu) if options.gpu else None
     if options.profile.real and not options.list:
         profiles.data_of(options.profile)

@@ -147,6 +147,7 @@ class Profile:
     data: str | None = None  # folder or hub name of a dataset (None: IconWorld)
     judge: str = "rules"
     generator: str = "transformers"
+    benchmarks: str = ""  # for specificity, names with commas between or "all" (README): an extra
     official_quirks: bool = False  # what the official code does and the paper does not say
     runtime: Runtime = CPU
 
@@ -197,7 +198,7 @@ LLAVA_7B = Profile(
 LLAVA_13B = replace(LLAVA_7B, name="llava-13b", model="llava-hf/llava-1.5-13b-hf",
                     original_minutes=370, run_minutes=660)
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
-GIVEN = ("model", "data", "judge")  # model and data: a folder or a hub name each
+GIVEN = ("model", "data", "judge", "benchmarks")  # model and data: a folder or a hub name each
 
 
 def data_of(profile: Profile) -> str:

@@ -1,13 +1,19 @@
 """Specificity from lmms-eval: called, guarded against its habits, and read back."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from lib import harness, metrics
+from lib import environment, harness, metrics
 from lib.harness import BENCHMARKS, HarnessError
+from lib.missing import Missing
+from lib.paths import ROOT
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 GQA, POPE, MMVET = BENCHMARKS[0], BENCHMARKS[4], BENCHMARKS[5]
@@ -20,8 +26,10 @@ def lmms(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
     monkeypatch.setenv("LMMS_CALLS", str(tmp_path / "calls"))
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").touch()
-
+    for name in ("config.json", "chat_template.jinja"):
+        (tmp_path / "model" / name).touch()
+    harness._failure.cache_clear()  # of another test's stand-in
+    harness._version.cache_clear()
     calls = tmp_path / "calls"
 
     def behave(**how):
@@ -42,7 +50,7 @@ def test_the_paper_s_seven_benchmarks_become_numbers_from_0_to_1(tmp_path, lmms)
                                         "MMBench"]
     assert table.value.tolist() == [0.62, 0.54, 0.7, 0.76, 0.86, 0.31, 0.64]
     assert table.n.tolist() == [498] * 7
-    assert table.stderr.dropna().tolist() == [0.004] * 5
+    assert table.stderr.dropna().tolist() == [0.004] * 4
     assert told[0] == "benchmark 1 of 7: GQA"
     rows = harness.per_answer(table)
     assert set(rows.columns) == {"split", "metric", "record", "category", "value"}
@@ -64,7 +72,8 @@ def test_a_benchmark_that_failed_costs_no_other_and_is_the_only_one_run_again(tm
 FAILURES = [
     ("fails and exits with 0", "GQA gave no result"),
     ("is cut off", "GQA gave no result"),
-    ("loses answers", "the model failed on 3 questions, which lmms-eval counts as empty answers"),
+    ("loses answers", "failed on 3 questions, which lmms-eval counts as wrong"),
+    ("loses its judge", "failed on 2 questions, which lmms-eval counts as wrong"),
     ("no number", "holds no exact_match of GQA between 0 and 1"),
     ("a part", "holds GQA on a part of its questions"),
 ]
@@ -77,10 +86,69 @@ def test_a_failure_that_lmms_eval_does_not_report_is_noticed(tmp_path, lmms, how
         measure(tmp_path, [GQA])
 
 
-def test_without_lmms_eval_the_message_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    with pytest.raises(HarnessError, match=r'pip install -e "\.\[lmms\]".*SAFEERASER_LMMS_PYTHON'):
-        measure(tmp_path)
+def test_what_was_lost_before_a_kill_is_noticed_after_it(tmp_path, lmms):
+    measure(tmp_path, [GQA])
+    with (tmp_path / "out" / "gqa" / harness.LOG).open("a") as log:  # killed before it was read
+        log.write("Error out of memory in generating\n")
+    assert measure(tmp_path, [GQA]).value.tolist() == [0.62]
+    assert len(lmms()) == 2
+
+
+def test_the_hub_s_token_does_not_come_into_the_log(tmp_path, lmms, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    measure(tmp_path, [GQA])
+    assert "hf_secret" not in (tmp_path / "out" / "gqa" / harness.LOG).read_text()
+
+
+def test_lmms_eval_dies_with_who_called_it(tmp_path, lmms):
+    calls = lmms(gqa="hangs")
+    code = ("import sys; from pathlib import Path; from lib import harness; "
+            "harness.measure(Path(sys.argv[1]), Path(sys.argv[2]), harness.BENCHMARKS[:1])")
+    caller = subprocess.Popen([sys.executable, "-c", code, tmp_path / "model", tmp_path / "out"],
+                              cwd=ROOT)
+    wait_for(lambda: len(lmms(gqa="hangs")) > len(calls))
+    child = int(lmms(gqa="hangs")[-1].split()[1])
+    os.kill(caller.pid, signal.SIGKILL)
+    caller.wait()
+    wait_for(lambda: not Path(f"/proc/{child}/cmdline").exists()
+             or not Path(f"/proc/{child}/cmdline").read_bytes())  # gone, or waiting to be reaped
+
+
+def wait_for(done, seconds=60):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_without_lmms_eval_the_message_says_how_to_get_it(lmms, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH")
+    with pytest.raises(Missing, match=r'pip install -e "\.\[lmms\]".*SAFEERASER_LMMS_PYTHON'):
+        harness.check()
+
+
+def test_an_lmms_eval_without_what_its_model_imports_is_told(lmms, monkeypatch):
+    monkeypatch.setenv("LMMS_LACKS", "decord")
+    with pytest.raises(Missing, match=r"cannot load llava_hf .* No module named 'decord'"):
+        harness.check([GQA])
+
+
+def test_the_oldest_version_that_is_taken_is_the_one_that_the_extra_asks_for():
+    assert environment.extra("lmms") == [f"lmms_eval[video-legacy]>={harness.OLDEST}"]
+
+
+NAMES = [("", []), (" ", []), ("GQA", ["GQA"]), ("pope, gqa", ["GQA", "POPE"]),
+         ("all", [each.name for each in BENCHMARKS])]
+
+
+@pytest.mark.parametrize(("names", "expected"), NAMES)
+def test_benchmarks_are_named_in_any_order(names, expected):
+    assert [each.name for each in harness.named(names)] == expected
+
+
+def test_an_unknown_benchmark_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="no benchmark 'MMMU', ''; known: all, GQA, VizWiz"):
+        harness.named("MMMU,GQA,")
 
 
 def test_another_python_may_have_lmms_eval(tmp_path, lmms, monkeypatch):
@@ -94,10 +162,10 @@ def test_another_python_may_have_lmms_eval(tmp_path, lmms, monkeypatch):
 
 def test_benchmarks_with_a_judge_need_its_key_before_anything_runs(tmp_path, lmms, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(HarnessError, match=r"MM-Vet and MMBench are judged .* OPENAI_API_KEY"):
+    with pytest.raises(Missing, match=r"MM-Vet asks a model .* OPENAI_API_KEY"):
         measure(tmp_path)
     assert lmms() == []
-    assert len(measure(tmp_path, [b for b in BENCHMARKS if not b.judged])) == 5
+    assert len(measure(tmp_path, [b for b in BENCHMARKS if not b.judged])) == 6
 
 
 @pytest.mark.parametrize("name", ["a,b", "a=b", "it's", "{x}"])

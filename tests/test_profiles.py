@@ -138,5 +138,5 @@ def test_a_real_profile_takes_the_model_and_data_that_are_given(monkeypatch):
 
 
 def test_a_small_profile_refuses_a_model_and_names_those_that_take_one():
-    with pytest.raises(ValueError, match=r"--model, --data, --judge are for llava-7b"):
+    with pytest.raises(ValueError, match=r"--data, --judge, --benchmarks are for llava-7b"):
         profiles.get("laptop", data="/a/folder")

@@ -70,13 +70,11 @@ def test_a_merged_model_on_disk_gives_the_adapter_s_logits_under_llava_s_names(a
     assert not torch.equal(again.state_dict()[projector], original.state_dict()[projector])
 
 
-def test_a_model_for_another_program_may_come_without_a_chat_template(llava, tmp_path):
-    save_merged(*llava, tmp_path / "old")
+def test_a_merged_model_takes_the_place_of_what_was_in_its_folder(llava, tmp_path):
+    (tmp_path / "old").mkdir()
     (tmp_path / "old" / "leftover.safetensors").touch()
-    save_merged(*llava, tmp_path / "old", chat_template=False)
-    _, processor = load(tmp_path / "old")
-    assert processor.chat_template is None
-    assert processor.tokenizer.chat_template is None
+    save_merged(*llava, tmp_path / "old")
+    assert load(tmp_path / "old")[1].chat_template == llava[1].chat_template
     assert not (tmp_path / "old" / "leftover.safetensors").exists()
 
 

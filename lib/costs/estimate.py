@@ -20,7 +20,7 @@ from lib.costs import arithmetic, gpus, shapes
 from lib.costs.arithmetic import GIB, Row, Training
 from lib.costs.gpus import Gpu
 from lib.costs.shapes import Shape
-from lib.costs.workload import Assumed, asked, measured, run_rows, step_rows
+from lib.costs.workload import Assumed, asked, benchmarked, measured, run_rows, step_rows
 from lib.profiles import Profile, Runtime
 
 
@@ -57,8 +57,9 @@ class Costs:
     def scheduled(self) -> Profile:
         """The profile with the minutes that its plan shows, where the GPU's speed is known."""
         minutes = [line.seconds / 60 for line in self.lines]
-        _tower, original, *runs = minutes
-        count = sum(map(len, run_rows(self.profile).values()))
+        rows = run_rows(self.profile)
+        _tower, original, *runs = minutes[: 2 + 2 * len(rows)]  # training and answers of each
+        count = sum(map(len, rows.values()))
         return self.profile if math.isnan(sum(minutes)) else replace(
             self.profile, original_minutes=original, run_minutes=sum(runs) / count)
 
@@ -88,6 +89,7 @@ def costs(profile: Profile, gpu: Gpu | None, assumed: Assumed | None = None) -> 
     for name, rows in run_rows(profile).items():
         lines.append(_training(shape, profile, gpu, assumed, name, rows))
         lines.append(_answers(shape, profile, gpu, assumed, "    their answers", len(rows)))
+    lines += _benchmarks(shape, profile, gpu, assumed)
     return Costs(profile, gpu, lines, _problems(shape, profile, gpu, assumed, lines))
 
 
@@ -165,6 +167,20 @@ def _at_once(shape: Shape, profile: Profile, gpu: Gpu | None, assumed: Assumed) 
     return settings.batch or arithmetic.answers_at_once(
         shape, room - arithmetic.weight_bytes(shape, four_bit=bits),
         assumed.prefix + shape.image_tokens + assumed.question, settings.max_new_tokens)
+
+
+def _benchmarks(shape: Shape, profile: Profile, gpu: Gpu | None, assumed: Assumed) -> list[Line]:
+    """Specificity: one question at a time, of a merged model that is on disk meanwhile."""
+    questions, models = benchmarked(profile)
+    if not questions:
+        return []
+    count, prompt = models * questions, assumed.prefix + shape.image_tokens + assumed.short
+    each = batch_seconds(shape, 1, prompt, assumed.word, gpu, assumed) + assumed.picture_seconds
+    return [Line(f"specificity: {questions:,} questions x {models} models",
+                 count * (prompt + assumed.word),
+                 count * sum(arithmetic.generation_flops(shape, prompt, assumed.word)), 0,
+                 arithmetic.generation_bytes(shape, 1, prompt, 1024),
+                 arithmetic.weight_bytes(shape), count * each)]
 
 
 def batch_seconds(shape: Shape, batch: int, prompt: int, new: int, gpu: Gpu | None,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib import losses
+from lib import harness, losses
 from lib.costs.arithmetic import Row
 from lib.profiles import Profile
 
@@ -28,6 +28,8 @@ class Assumed:
     answer: int = _of(160, "tokens of a harmful or a normal answer about a picture")
     retain: int = _of(80, "tokens of a retain answer")
     refusal: int = _of(20, "tokens of a refusal")
+    short: int = _of(60, "tokens of a public benchmark's question, with its choices")
+    word: int = _of(8, "tokens of its answer (a model that babbles writes up to 1,024)")
     longest: float = _of(2.0, "longest answer of a batch, as a multiple of the mean")
     training_rate: float = _of(0.42, "share of the data sheet's FLOP/s that training reaches")
     reading_rate: float = _of(0.45, "the same while prompts are read, and in the tower")
@@ -55,6 +57,13 @@ def run_rows(profile: Profile) -> dict[str, list[dict[str, float]]]:
     named = {"unlearning without PD": without, "unlearning with PD": with_pd,
              "PO at other weights of PD": sweep}
     return {f"{name}: {len(rows)} runs": rows for name, rows in named.items() if rows}
+
+
+def benchmarked(profile: Profile) -> tuple[int, int]:
+    """(questions of the profile's benchmarks, models that are asked them): the original model and
+    every run but those at other weights of PD."""
+    questions = sum(each.questions for each in harness.named(profile.benchmarks))
+    return questions, 1 + 2 * len(losses.METHODS) * len(profile.seeds)
 
 
 def asked(profile: Profile, assumed: Assumed) -> int:
