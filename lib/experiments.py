@@ -71,7 +71,8 @@ def dataset(profile: Profile) -> datasets.Dataset:
     """
     read = origins.read_dataset(profile)
     if profile.data is not None:
-        discretion.guard(read)
+        unread = profile.judged_by_beginning
+        discretion.guard(read, discretion.OF_A_RULE if unread else discretion.SHOWN)
     return read
 
 

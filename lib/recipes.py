@@ -68,8 +68,8 @@ def known_answers(profile: Profile, report: Report = quiet) -> Made:
 
     def build(folder: Path) -> dict:
         table = judges.known_answers(judges.get(profile.judge, profile_dir(profile.name)))
-        runs.write_jsonl(folder / "known_answers.jsonl",
-                         table.drop(columns="answer").to_dict("records"))
+        shown = table[["judge", "set", "why", "expected", "label", "right"]]
+        runs.write_jsonl(folder / "known_answers.jsonl", shown.to_dict("records"))
         return {"right": int(table.right.sum()), "n": len(table)}
 
     return Made(profile, "judge", config, build)
