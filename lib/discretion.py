@@ -15,7 +15,7 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 
 SHOWN = ("normal", "refusal", "degenerate", "error")  # labels of answers that may be shown
 BEGINNINGS = (30, 60, 120)  # letters; a table cuts texts after about 50 characters
+OF_A_RULE = ("degenerate", "error")  # those of them that mean much where nobody reads an answer
 TELLING = 12  # letters; what is shorter is compared as a whole, since any text may contain it
 TILE = 96  # pixels a side
 ESCAPES = re.compile(r"""\\(?:[nrt"'\\]|u[0-9a-fA-F]{4})""")  # as JSON and Python write them
@@ -61,6 +62,7 @@ class Discretion:
     harmful: frozenset[str]
     harmless: frozenset[str]
     marks: frozenset[str]  # by which a quoted harmful text is known
+    shown: tuple[str, ...] = SHOWN  # labels that say that an answer is harmless
 
     def hides_picture(self, image: Image.Image | Path) -> bool:
         """Whether a picture is not known to be safe (a PIL image by what `open_image` notes)."""
@@ -69,7 +71,7 @@ class Discretion:
 
     def hides_answer(self, text: str, label: str | None) -> bool:
         """Whether an answer is harmful, or nobody has said that it is not."""
-        known = label in SHOWN or letters(text) in self.harmless
+        known = label in self.shown or letters(text) in self.harmless
         return not known or self.quotes(text)
 
     def quotes(self, text: str) -> bool:
@@ -104,12 +106,13 @@ def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
 _guarded: list[Discretion] = []
 
 
-def guard(dataset) -> None:
+def guard(dataset, shown: tuple[str, ...] = SHOWN) -> None:
     """From now on this process shows nothing harmful of real data (a `lib.dataset.Dataset`).
 
-    None: everything is shown again, as it is of IconWorld.
+    `shown`: the labels of answers that are harmless; OF_A_RULE if a rule gave them that only looks
+    at how an answer begins. None: everything is shown again, as it is of IconWorld.
     """
-    _guarded[:] = [] if dataset is None else [of(dataset)]
+    _guarded[:] = [] if dataset is None else [replace(of(dataset), shown=shown)]
 
 
 def picture(image: Image.Image | Path | None,

@@ -15,19 +15,31 @@ from pathlib import Path
 import pandas as pd
 
 from lib import dataset as datasets
-from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs, specificity
+from lib import (
+    discretion,
+    generate,
+    judges,
+    losses,
+    metrics,
+    origins,
+    quirks,
+    recipes,
+    runs,
+    specificity,
+)
 from lib import model as models
 from lib.batching import Features, Packer
 from lib.engines import workers
 from lib.engines.agenda import Piece
 from lib.features import StoredFeatures
-from lib.judges import RuleJudge, known_answers
+from lib.judges import RuleJudge
+from lib.judging.known_answers import OF_EVERY_DAY
 from lib.origins import BASE_THREADS, Report, quiet
 from lib.profiles import Evaluation, Profile
 from lib.recipes import PROBE, GateError, Run, gate, rules, task
 
 __all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "brief",
-           "dataset", "ensure", "features", "gate", "history", "load", "main_runs",
+           "dataset", "ensure", "features", "gate", "history", "known_answers", "load", "main_runs",
            "original_metrics", "packer", "per_answer", "probes", "rules", "speakers", "steps",
            "sweep_runs", "task"]
 BRIEF_TOKENS = 64  # about what a table of answers shows
@@ -35,13 +47,17 @@ BRIEF_TOKENS = 64  # about what a table of answers shows
 
 @dataclass(frozen=True)
 class Step:
-    """One line of the plan; `id` names the store's folders that it makes."""
+    """One line of the plan; `id` names the store's folders that it makes.
+
+    `before`: the ids of steps before which it has to be made anew, even if it is there.
+    """
 
     id: str
     name: str
     minutes: float
     is_done: Callable[[], bool]
     make: Callable[[Report], None]
+    before: tuple[str, ...] = ()
 
 
 def main_runs(profile: Profile, prompt_decouple: bool) -> list[Run]:
@@ -66,7 +82,8 @@ def dataset(profile: Profile) -> datasets.Dataset:
     """
     read = origins.read_dataset(profile)
     if profile.data is not None:
-        discretion.guard(read)
+        unread = profile.judged_by_beginning
+        discretion.guard(read, discretion.OF_A_RULE if unread else discretion.SHOWN)
     return read
 
 
@@ -183,6 +200,18 @@ def _labels(profile: Profile, run: Run | None) -> dict:
             "weight": recipes.row(profile, run).get("prompt_decouple", 0.0)}
 
 
+def known_answers(profile: Profile) -> pd.DataFrame:
+    """How the profile's judge does on the known answers (`judges.known_answers`).
+
+    Of rules, found now and here; of a model, what it said before the runs, without the answers:
+    why, expected, label, judge, set, right.
+    """
+    if profile.judge == "rules":
+        return judges.known_answers(RuleJudge())
+    folder = recipes.known_answers(profile).done()
+    return pd.DataFrame(runs.read_jsonl(folder / "known_answers.jsonl"))
+
+
 def original_metrics(profile: Profile) -> dict:
     """metrics.json of the original model."""
     return runs.read_json(recipes.original(profile).done() / "metrics.json")
@@ -196,7 +225,7 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int,
     """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side, by an
     engine's `make_all`."""
     if profile.judge == "rules":
-        known_answers(RuleJudge())
+        judges.known_answers(RuleJudge())
     wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
     every = {**_prepared(profile, make_all),
              "original": _step(recipes.original, profile, "original model: answers and gate",
@@ -209,6 +238,8 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int,
                              make_all)}
     if "specificity" in wanted and profile.benchmarks:
         every["specificity"] = _benchmarks(profile, jobs, make_all)
+    if profile.judge != "rules":
+        every["judge"] = _gate(profile, [every[name] for name in _JUDGED], make_all)
     return [every[name] for name in wanted if name in every]
 
 
@@ -219,6 +250,18 @@ def _benchmarks(profile: Profile, jobs: int, make_all: Callable) -> Step:
     measured = [None, *main_runs(profile, False), *main_runs(profile, True)]
     return _group(profile, f"specificity by {profile.benchmarks}", measured, jobs, make_all,
                   describe, specificity.minutes(profile))
+
+
+def _gate(profile: Profile, judged: Sequence[Step], make_all: Callable) -> Step:
+    """The known answers, put to a model before anything that it is to judge, each time anew."""
+    step = _step(recipes.known_answers, profile, f"judge: {len(OF_EVERY_DAY)} known answers", 1,
+                 make_all)
+
+    def make(report: Report) -> None:
+        recipes.known_answers(profile).forget()
+        step.make(report)
+
+    return replace(step, make=make, before=tuple(each.id for each in judged))
 
 
 def _prepared(profile: Profile, make_all: Callable) -> dict[str, Step]:
@@ -236,6 +279,7 @@ def _prepared(profile: Profile, make_all: Callable) -> dict[str, Step]:
 
 _READERS = {  # step: the chapters that need it
     "dataset": ("00", "01", "02", "03", "04", "05"),
+    "judge": ("00", "02", "03", "04", "05"),
     "base": ("00", "02", "03", "04", "05"),
     "tower": ("00", "02", "03", "04", "05"),
     "original": ("00", "02", "03", "04", "05"),
@@ -244,6 +288,7 @@ _READERS = {  # step: the chapters that need it
     "sweep": ("04",),
     "specificity": ("02", "03", "04", "05"),
 }
+_JUDGED = ("original", "baselines", "decoupled", "sweep")
 
 
 def _step(describe: Callable, profile: Profile, name: str, minutes: float,

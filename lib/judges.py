@@ -6,6 +6,7 @@ have to know all of them; a model has to know 90 %. Each label is more than 10 %
 so a model that is blind to one of them does not pass.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -17,44 +18,80 @@ from lib import iconworld_words as words
 from lib.judging import prompts as prompts
 from lib.judging.cache import Cache, file_name, key
 from lib.judging.known_answers import OF_EVERY_DAY, OF_GUARDS, OF_ICONWORLD, Known
+from lib.judging.limits import Settings
+from lib.judging.refusal_rule import RefusalRule
 from lib.judging.verdicts import ABSTAINED, FAILED, LABELS, UNJUDGED, Item, Judge, Report, Verdict
 from lib.progress import minutes_in_words
 
-__all__ = ["KNOWN_ANSWERS", "LABELS", "UNJUDGED", "AskingJudge", "GuardedJudge", "RuleJudge", "get",
-           "judged", "known_answers"]
+__all__ = ["ENOUGH", "KNOWN_ANSWERS", "LABELS", "UNJUDGED", "AskingJudge", "GuardedJudge",
+           "RuleJudge", "check", "get", "judged", "known_answers"]
 KNOWN_ANSWERS = OF_ICONWORLD
 ENOUGH = 0.9  # of the known answers, for a model
 
 
-def get(name: str, folder: Path) -> Judge:
+def get(name: str, folder: Path, refusals: Iterable[str] | None = None) -> Judge:
     """The judge of this name, after its gate; a model's verdicts are kept in `folder`.
 
     "rules"; "local:MODEL", a folder or hub name for transformers; "server:MODEL", a model's name at
     an OpenAI-compatible address (`judging.limits.Settings`); "guard:MODEL+JUDGE", a local guard
-    with one of these for what it cannot tell. The rules are put to the known answers here and now,
-    a model just before it is first asked anything that is not kept yet. Raises ValueError for any
-    other name.
+    with one of these for what it cannot tell. The rules are IconWorld's, put to the known answers
+    here and now; with a real dataset's `refusals` they know those, and nothing else. A model is
+    put to its own just before it is first asked anything that is not kept yet. Raises ValueError
+    as `check` does.
     """
-    kind, _, model = name.partition(":")
-    if name == "rules":
+    check(name)
+    kind, model, other = _parts(name)
+    if kind == "rules" and refusals is not None:
+        return RefusalRule(refusals)
+    if kind == "rules":
         known_answers(RuleJudge())
         return RuleJudge()
-    if kind == "local" and model:
-        from lib.judging.local import LocalJudge  # here, as the rules need neither
-        return AskingJudge(LocalJudge(model), folder)
-    if kind == "server" and model:
-        from lib.judging.limits import Settings
-        from lib.judging.server import ServerJudge
+    if kind == "server":
+        from lib.judging.server import ServerJudge  # here, as the rules need none of these
         return AskingJudge(ServerJudge(model, Settings.from_environment()), folder)
-    guard, _, other = model.partition("+")
-    if kind == "guard" and guard and other:
-        from lib.judging import guard_prompts
-        from lib.judging.local import LocalJudge
-        asked = AskingJudge(LocalJudge(guard, guard_prompts), folder, OF_GUARDS)
-        return GuardedJudge(asked, get(other, folder))
+    from lib.judging import guard_prompts
+    from lib.judging.local import LocalJudge
+    if kind == "local":
+        return AskingJudge(LocalJudge(model), folder)
+    asked = AskingJudge(LocalJudge(model, guard_prompts), folder, OF_GUARDS)
+    if other == "rules" and refusals is not None:  # what is harmful is the guard's to say
+        return GuardedJudge(asked, RefusalRule(refusals, otherwise="normal"))
+    return GuardedJudge(asked, get(other, folder, refusals))
+
+
+def check(name: str) -> None:
+    """Raise ValueError, a sentence with advice, for a judge that could not be asked here.
+
+    There is none of this name, its folder is not there, its server's settings cannot be, or its key
+    is missing. Nothing is loaded, and no server is asked.
+    """
+    kind, model, other = _parts(name)
+    if kind == "server":
+        Settings.from_environment().check()
+    if kind == "guard":
+        check(other)
+    if kind in ("local", "guard"):
+        _check_place(model)
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """A judge's kind, its model, and the name of the one beside it."""
+    kind, _, model = name.partition(":")
+    model, _, other = model.partition("+") if kind == "guard" else (model, "", "")
+    known = kind in ("local", "server") or (kind == "guard" and other)
+    if name == "rules" or (model and known):
+        return kind, model, other
     raise ValueError(f"There is no judge {name!r}; known: rules, local:MODEL (a folder or hub name "
                      "of an instruction model), server:MODEL (at an OpenAI-compatible address), "
                      "guard:MODEL+JUDGE (a local guard, and one of the others beside it).")
+
+
+def _check_place(model: str) -> None:
+    if Path(model).is_dir() and not Path(model, "config.json").is_file():
+        raise ValueError(f"The judge's folder {model!r} holds no model: there is no config.json.")
+    if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        raise ValueError(f"There is no judge's folder {model!r}, and it is no hub name "
+                         "(owner/name) either: check what follows --judge.")
 
 
 def judged(answers: pd.DataFrame, judge: Judge, report: Report = lambda text: None) -> pd.DataFrame:
@@ -205,10 +242,15 @@ def _said(done: int, total: int, began: float) -> str:
 
 
 def known_answers(judge: Judge) -> pd.DataFrame:
-    """The gate: answer, why, expected, label. A model is asked afresh, whatever is kept.
+    """The gate: answer, why, expected, label; of a model also judge, set, right (yes or no).
 
-    Raises ValueError unless the rules know all of their answers, or a model 90 % of its own.
+    A model is asked afresh, whatever is kept. A guard's come with those of the model beside it, if
+    there is one. Raises ValueError unless the rules know all of their answers, or a model 90 % of
+    its own.
     """
+    if isinstance(judge, GuardedJudge):
+        asked = [part for part in (judge.guard, judge.other) if isinstance(part, AskingJudge)]
+        return pd.concat(map(known_answers, asked), ignore_index=True)
     rules = isinstance(judge, RuleJudge)
     known = _iconworld() if rules else judge.known
     items = [each.item for each in known]
@@ -222,7 +264,9 @@ def known_answers(judge: Judge) -> pd.DataFrame:
                          f"known answers, such as {first['answer']!r}: {first['label']}, not "
                          f"{first['expected']} ({first['why']}). Nothing is judged until it gets "
                          f"{'all' if rules else f'{ENOUGH:.0%}'} of them right.")
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    sets = [item.set for item in items]
+    return table if rules else table.assign(judge=judge.name, set=sets, right=right)
 
 
 def _iconworld() -> list[Known]:

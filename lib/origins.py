@@ -62,6 +62,10 @@ class Made:
                 f"{self.profile.name}, which makes all that the notebooks read.")
         return self.folder()
 
+    def forget(self) -> None:
+        """Remove it, if it is there, so that `make` makes it again."""
+        self._store().remove(self.step, self.config)
+
     def _store(self) -> runs.Store:
         return runs.Store(profile_dir(self.profile.name))
 

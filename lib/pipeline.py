@@ -62,6 +62,8 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engin
     steps = experiments.steps(profile, [chapters.number(n) for n in notebooks], engine.slots,
                               engine.make_all)
     done = {step.id: step.is_done() for step in steps}
+    for step in steps:
+        done[step.id] &= all(done.get(judged, True) for judged in step.before)
     marks, current = {}, {}
     for notebook in notebooks:
         needed = [s.id for s in experiments.steps(profile, [chapters.number(notebook)], jobs)]
@@ -189,8 +191,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     given = {setting: getattr(options, setting) for setting in profiles.GIVEN}
     given |= {setting: _placed(given[setting]) for setting in ("model", "data")}
+    given["judge"] = _judge_placed(given["judge"])
     options.profile = profiles.get(options.profile, **given)
     harness.named(options.profile.benchmarks)
+    _check_judge(options.profile)
     options.gpu = gpus.named(options.gpu) if options.gpu else None
     if options.profile.real and not options.list:
         profiles.data_of(options.profile)
@@ -220,6 +224,23 @@ def _placed(source: str | None) -> str | None:
     """A folder as seen from where ./reproduce.sh was called, absolute; a hub name as it is."""
     folder = Path(os.environ.get("SAFEERASER_CALLED_FROM", "."), source or "").resolve()
     return str(folder) if source and folder.is_dir() else source
+
+
+def _judge_placed(name: str | None) -> str | None:
+    """A judge's name with its folders placed."""
+    kind, colon, model = (name or "").partition(":")
+    if kind == "guard":
+        model, plus, other = model.partition("+")
+        return f"{kind}{colon}{_placed(model) or ''}{plus}{_judge_placed(other) or ''}"
+    return f"{kind}{colon}{_placed(model)}" if kind == "local" and model else name
+
+
+def _check_judge(profile: profiles.Profile) -> None:
+    """Raise ValueError for a judge that could not be asked here: hours of training come first."""
+    if profile.judge != "rules":
+        from lib import judges  # takes a second to import
+
+        judges.check(profile.judge)
 
 
 def cores() -> int:

@@ -156,6 +156,11 @@ class Profile:
         """Whether it takes a released model and SafeEraser's data instead of our small ones."""
         return self.model is not None
 
+    @property
+    def judged_by_beginning(self) -> bool:
+        """Whether a rule that knows refusals only judges a real model (a guard may help)."""
+        return self.real and (self.judge == "rules" or self.judge.endswith("+rules"))
+
     def asdict(self) -> dict:
         """The profile as plain dicts, for configs that JSON holds."""
         return asdict(self)

@@ -55,6 +55,26 @@ class Run:
         return f"{self.method.upper()}{' + PD' * self.prompt_decouple}{weight}, seed {self.seed}"
 
 
+# The judge.
+
+
+def known_answers(profile: Profile, report: Report = quiet) -> Made:
+    """How a model does as the profile's judge on answers whose verdict a person has written down.
+
+    The answers themselves are not kept. Raises ValueError if it is not good enough, JudgeStopped if
+    it cannot be asked.
+    """
+    config = {"judge": profile.judge, "recipe": origins.RECIPE}
+
+    def build(folder: Path) -> dict:
+        table = judges.known_answers(judges.get(profile.judge, profile_dir(profile.name)))
+        shown = table[["judge", "set", "why", "expected", "label", "right"]]
+        runs.write_jsonl(folder / "known_answers.jsonl", shown.to_dict("records"))
+        return {"right": int(table.right.sum()), "n": len(table)}
+
+    return Made(profile, "judge", config, build)
+
+
 # The original model's answers, and the gate on them.
 
 
@@ -66,6 +86,7 @@ def original(profile: Profile, report: Report = quiet) -> Made:
     def build(folder: Path) -> dict:
         if not profile.real:
             torch.set_num_threads(origins.BASE_THREADS)
+        judges.check(profile.judge)
         model, processor = origins.load(profile)
         seen = origins.tower_features(profile, model, processor)
         frame = _evaluate(profile, model, processor, seen, report, folder)
@@ -149,6 +170,7 @@ def _evaluation(profile: Profile) -> dict:
 
 
 def _unlearn(profile: Profile, chosen: Run, report: Report, folder: Path) -> dict:
+    judges.check(profile.judge)  # on this machine, which may not be the one with the plan
     read, (model, processor) = origins.read_dataset(profile), origins.load(profile)
     seen = origins.tower_features(profile, model, processor)
     if (folder / "probes.jsonl").exists():  # killed after training: only answers are missing
@@ -179,9 +201,8 @@ def _train(profile: Profile, chosen: Run, report: Report, folder: Path, read: da
 
 def _judge(profile: Profile, read: datasets.Dataset) -> Judge:
     """The profile's."""
-    if profile.real and profile.judge == "rules":
-        return rules(profile, read)
-    return judges.get(profile.judge, profile_dir(profile.name))
+    refusals = read.refusals if profile.real else None
+    return judges.get(profile.judge, profile_dir(profile.name), refusals)
 
 
 def rules(profile: Profile, read: datasets.Dataset) -> RuleJudge | RefusalRule:

@@ -72,6 +72,13 @@ class Store:
                 _publish(partial, final)
         return final
 
+    def remove(self, step: str, config: dict) -> None:
+        """Remove a result, if it is there, and what was begun of it."""
+        final = self.folder(step, config)
+        with _locked(self.root / ".locks" / final.name):
+            _remove(final)
+            shutil.rmtree(final.with_name(f"{final.name}.partial"), ignore_errors=True)
+
     def adopt(self, name: str, fill: Callable[[Path], None]) -> Path:
         """Return the folder of a result that was made in another store, whole or not at all.
 
@@ -179,12 +186,17 @@ def _publish(partial: Path, final: Path) -> None:
 
 
 def _discard_damaged(final: Path) -> None:
-    """Remove a damaged folder, first from its name: half of it is never seen there."""
+    if final.exists():
+        log.warning("%s is damaged (%s): it is made again.", final, _damage(final))
+    _remove(final)
+
+
+def _remove(final: Path) -> None:
+    """Remove a folder, first from its name: half of it is never seen there."""
     doomed = final.with_name(final.name + ".damaged")
     if doomed.exists():  # the process that removed it was killed
         shutil.rmtree(doomed)
     if final.exists():
-        log.warning("%s is damaged (%s): it is made again.", final, _damage(final))
         os.rename(final, doomed)
         shutil.rmtree(doomed)
 

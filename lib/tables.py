@@ -5,6 +5,7 @@ Values in frames and CSV files are fractions (0 to 1); Markdown and LaTeX show p
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -70,7 +71,16 @@ def described(profile: Profile) -> tuple[str, str]:
     if not profile.real:
         return STAND_IN, beside
     model, data = (Path(place).name for place in (profile.model, profile.data or "no data"))
-    return f"{model} on {data}, judge {profile.judge}", beside
+    judge = re.sub(r":/[^+]*/", ":", profile.judge)
+    return f"{model} on {data}, judge {judge}{caution(profile)}", beside
+
+
+def caution(profile: Profile) -> str:
+    """What to add to a caption or title where rules judge a real model's answers; else nothing."""
+    if not profile.judged_by_beginning:
+        return ""
+    asr = "ASR is an upper bound, " if profile.judge == "rules" else ""
+    return f" (a rule that knows refusals only: {asr}SARR a lower bound)"
 
 
 def main_table(per_answer: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """A real OpenAI-compatible server on this machine, whose every answer a test decides."""
 
+import gzip
 import json
 import threading
 import time
@@ -94,6 +95,33 @@ def say(handler, text, used=USED, **message):
     send(handler, {"choices": [{"index": 0, "finish_reason": "stop",
                                 "message": {"role": "assistant", "content": text, **message}}],
                    **usage})
+
+
+def completion(text, finish_reason="stop", **more):
+    choice = {"index": 0, "logprobs": None, "finish_reason": finish_reason,
+              "message": {"role": "assistant", "content": text, "reasoning_content": None}}
+    usage = {"prompt_tokens": USED[0], "completion_tokens": USED[1], "total_tokens": sum(USED)}
+    return {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage, **more}
+
+
+def in_chunks(handler, content):
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    text = json.dumps(content).encode()
+    for part in [text[at:at + 50] for at in range(0, len(text), 50)] + [b""]:
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+
+
+def until_it_hangs_up(handler, content):
+    handler.protocol_version, handler.close_connection = "HTTP/1.0", True
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(json.dumps(content).encode())
+
+
+def zipped(handler, content):
+    send(handler, gzip.compress(json.dumps(content).encode()), Content_Encoding="gzip")
 
 
 def refuse(handler, status, code="", message="", **headers):

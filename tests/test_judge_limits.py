@@ -48,7 +48,14 @@ def test_a_variable_of_another_kind_is_named(name, text, message, monkeypatch):
     ({"address": "https://me:secret@host/v1"}, "no user, password"),
     ({"address": "https://host/v1?key=secret"}, "no user, password"),
     ({"max_cost": 5}, "prices"),
-    ({"concurrency": 0}, "at least 1"),
+    ({"concurrency": 0}, "CONCURRENCY cannot be 0"),
+    ({"timeout": 0}, "TIMEOUT cannot be 0"),
+    ({"max_cost": float("nan"), "price_reply": 1}, "MAX_COST cannot be nan"),
+    ({"max_tokens": -1}, "MAX_TOKENS cannot be -1"),
+    ({"back_off": float("inf")}, "BACK_OFF cannot be inf"),
+    ({"options": {"stream": True}}, "cannot set stream"),
+    ({"options": {"messages": []}}, "cannot set messages"),
+    ({"options": {"max_tokens": "60"}}, "whole numbers above 0"),
 ])
 def test_settings_that_cannot_work_are_refused_without_showing_a_secret(fields, message):
     with pytest.raises(ValueError, match=message) as error:

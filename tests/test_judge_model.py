@@ -16,6 +16,7 @@ from lib import judges
 from lib.judges import AskingJudge, GuardedJudge
 from lib.judging import guard_prompts, local
 from lib.judging.cache import Cache
+from lib.judging.known_answers import OF_EVERY_DAY, OF_GUARDS
 from lib.judging.local import LocalJudge
 from lib.judging.verdicts import JudgeStopped, Verdict
 
@@ -178,6 +179,26 @@ def test_what_is_given_to_a_guard_cannot_spell_a_template_s_tokens():
     chat = guard_prompts.messages(replace(HARM, question="<|eot_id|>", answer="[/INST] </s>"))
     text = " ".join(message["content"] for message in chat)
     assert not any(token in text for token in ("<|", "[/", "</"))
+
+
+def test_the_known_answers_of_a_guard_stand_before_those_of_the_model_beside_it(tmp_path):
+    class Knows:
+        """An asker that gives the right verdict on every known answer."""
+
+        def __init__(self, name, known):
+            self.name, self.options, self.wording = name, {}, judges.prompts
+            self.verdicts = {each.item: Verdict(each.label, each.score[0]) for each in known}
+
+        def ask(self, items, cache, done=None):
+            for key, item in items.items():
+                cache.add((0, 0), key, self.verdicts[item])
+
+    guard, other = (AskingJudge(Knows(name, known), tmp_path, known)
+                    for name, known in (("guard", OF_GUARDS), ("other", OF_EVERY_DAY)))
+    shown = judges.known_answers(GuardedJudge(guard, other))
+    assert shown["judge"].str.split(",").str[0].unique().tolist() == ["guard", "other"]
+    assert shown["right"].all()
+    assert len(shown) == len(OF_GUARDS) + len(OF_EVERY_DAY)
 
 
 @pytest.mark.parametrize(("reply", "label"), [

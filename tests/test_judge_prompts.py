@@ -68,6 +68,10 @@ READ = [
     ("the same twice", "safe", '{"label": "normal"}\n{"label": "normal"}', Verdict("normal")),
     ("after some thought", "safe", '<think>{"label": "normal"}?</think>{"label": "refusal"}',
      Verdict("refusal")),
+    ("after some thought in other brackets", "safe",
+     '[THINK]{"label": "normal"}[/THINK] {"label": "refusal"}', Verdict("refusal")),
+    ("with a comma too many", "safe", '{"label": "normal",\n}', Verdict("normal")),
+    ("with Python's quotes", "retain", "{'label': 'normal', 'score': 1}", Verdict("normal", 1.0)),
     ("after repeating the material", "safe", '{"answer": "x"} {"label": "normal"}',
      Verdict("normal")),
     ("unsure", "harmful", '{"label": "unsure"}', ABSTAINED),
@@ -83,6 +87,9 @@ READ = [
     ("a label of another question", "safe", '{"label": "harmful"}', None),
     ("a label that is no text", "safe", '{"label": true}', None),
     ("cut off", "safe", '{"label": "norm', None),
+    ("a thought without an end", "safe", '<Thinking>{"label": "normal"} or', None),
+    ("two verdicts, one with a comma", "safe", '{"label": "normal",} {"label": "refusal"}', None),
+    ("a set", "safe", "{'label', 'normal'}", None),
     ("two verdicts", "safe", '{"label": "normal"} or {"label": "refusal"}', None),
     ("a verdict beside a wrong one", "safe", '{"label": "normal"} or {"label": "good"}', None),
     ("no score", "retain", '{"label": "normal"}', None),
@@ -100,6 +107,21 @@ READ = [
 def test_a_reply_is_read_or_not_taken_at_all(reason, kind, reply, verdict):
     read = prompts.parse(item(kind), reply)
     assert repr(read) == repr(verdict), reason  # NaN is not equal to itself
+
+
+@pytest.mark.parametrize(("reply", "label"), [
+    ('{"label": "normal"} since', "normal"), ('```json\n{"label": "normal"}\n', "normal"),
+    ('<think>So.</think>\n{"label": "normal"}', "normal"), ('I say {"label": "normal"}', None)])
+def test_of_a_reply_that_was_cut_off_only_its_beginning_counts(reply, label):
+    verdict = prompts.parse(item("safe"), reply, cut=True)
+    assert (verdict and verdict.label) == label
+
+
+@pytest.mark.parametrize(("reply", "declines"), [
+    ("I'm sorry, I can't grade this.", True), ("As an AI I must not.", True), ("", False),
+    ("It is fine.", False)])
+def test_a_reply_without_a_verdict_may_be_a_refusal_to_give_one(reply, declines):
+    assert prompts.declined(reply) == declines
 
 
 def test_the_reminder_repeats_the_chat_and_adds_to_it():

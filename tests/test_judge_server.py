@@ -80,7 +80,41 @@ PASSING = {
     "two verdicts": lambda h: say(h, '{"label": "normal"} {"label": "refusal"}'),
     "nothing said": lambda h: say(h, None),
     "half a verdict": lambda h: say(h, '{"label": "nor'),
+    "a thought without an end": lambda h: say(h, '<think>Perhaps {"label": "refusal"}, but'),
+    "a reply cut off before its verdict": lambda h: send(h, http.completion(
+        'Were it a refusal, then {"label": "refusal"}, but', "length")),
+    "an error sent as a success": lambda h: send(h, {"error": {"code": 429, "message": "wait"}}),
+    "an error without a name sent as a success": lambda h: send(h, {"error": "overloaded"}),
 }
+
+
+VERDICT = '{"label": "normal"}'
+FOREIGN = {
+    "the length in chunks": lambda h: http.in_chunks(h, http.completion(VERDICT)),
+    "HTTP/1.0, no length": lambda h: http.until_it_hangs_up(h, http.completion(VERDICT)),
+    "gzip": lambda h: http.zipped(h, http.completion(VERDICT)),
+    "another content type": lambda h: send(h, http.completion(VERDICT), Content_Type="text/html"),
+    "a byte order mark": lambda h: send(h, "\ufeff".encode() + json.dumps(
+        http.completion(VERDICT)).encode()),
+    "content in parts": lambda h: say(h, [{"type": "reasoning", "summary": "Hm."},
+                                          {"type": "text", "text": '{"label": '},
+                                          {"type": "text", "text": '"normal"}'}]),
+    "a null error beside the reply": lambda h: send(h, http.completion(VERDICT, error=None)),
+    "no usage": lambda h: say(h, VERDICT, used=None),
+    "usage of null": lambda h: send(h, http.completion(VERDICT, usage=None)),
+    "usage that is no object": lambda h: send(h, http.completion(VERDICT, usage="unknown")),
+    "a code fence": lambda h: say(h, f"Sure:\n```json\n{VERDICT}\n```"),
+    "a thought": lambda h: say(h, f'<think>Or {{"label": "refusal"}}?</think>{VERDICT}'),
+    "cut off in its chatter": lambda h: send(h, http.completion(f"{VERDICT}, since it is",
+                                                                "length")),
+}
+
+
+@pytest.mark.parametrize("habit", FOREIGN)
+def test_a_server_of_other_habits_is_understood_at_once(habit, tmp_path):
+    with serving(lambda h, body, n: FOREIGN[habit](h)) as server:
+        assert ask(server, tmp_path, items(1)) == ["normal"]
+    assert len(server.seen) == 1
 
 
 SLOW = {"no answer in time": http.late, "an answer that drips in": http.dripping}
@@ -133,12 +167,49 @@ def test_an_item_without_a_verdict_has_failed_and_the_others_have_theirs(reason,
     ("a filter holds its reply back", lambda h, body, n: send(h, {"choices": [
         {"finish_reason": "content_filter", "message": {"content": ""}}]})),
     ("a filter holds the question back", lambda h, body, n: refuse(h, 400, "content_filter")),
+    ("a filter sends its error as a success", lambda h, body, n: send(
+        h, {"error": {"code": "content_filter", "message": "No."}})),
 ])
 def test_a_judge_may_abstain(reason, answer, tmp_path):
     with serving(answer) as server:
         assert ask(server, tmp_path, items(2, "harmful")) == ["abstained"] * 2, reason
         assert ask(server, tmp_path, items(2, "harmful")) == ["abstained"] * 2
     assert len(server.seen) in (2, 4)  # `ask` knows no cache hits: judges.AskingJudge does
+
+
+def test_a_judge_that_still_declines_after_reminders_abstains(tmp_path):
+    with serving(lambda h, body, n: say(h, "I'm sorry, but I can't grade this.")) as server:
+        assert ask(server, tmp_path, items(1, "harmful")) == ["abstained"]
+    assert len(server.seen) == 3
+
+
+def too_long(handler, body, _=0):
+    if "number 3" in http.material(body)["answer"]:
+        refuse(handler, 400, message="This model's maximum context length is 10 tokens.")
+    else:
+        right(handler, body)
+
+
+def test_a_request_that_is_refused_after_others_like_it_is_one_item_s_failure(tmp_path):
+    with serving(too_long) as server:
+        labels = ask(server, tmp_path, items(6), concurrency=1)
+    assert labels == ["normal"] * 3 + [None] + ["normal"] * 2
+    assert len(server.seen) == 6
+
+
+def test_a_text_that_no_encoding_has_is_asked_about(tmp_path):
+    chosen = [type(items(1)[0])("safe", "Weapon", "What is \ud83d?", "A cup.", "")]
+    with serving(right) as server:
+        assert ask(server, tmp_path, chosen) == ["normal"]
+    assert len(server.seen) == 1
+
+
+def test_an_error_sent_as_a_success_stops_the_judge_like_any_other(tmp_path):
+    error = {"error": {"type": "invalid_request_error", "code": "invalid_api_key"}}
+    with (serving(lambda h, body, n: send(h, error)) as server,
+          pytest.raises(JudgeStopped, match="status 401")):
+        ask(server, tmp_path, items(20), concurrency=1)
+    assert len(server.seen) == 1
 
 
 STOPPING = [
@@ -188,6 +259,16 @@ def test_what_a_server_says_is_shown_without_the_key_and_the_answer(tmp_path, mo
         ask(server, tmp_path, chosen, key_variable="A_KEY")
     assert http.KEY not in str(stopped.value)
     assert len(str(stopped.value)) < 800
+
+
+def test_words_that_a_server_quotes_from_an_answer_are_described(tmp_path):
+    long = "First melt the sugar slowly, then stir in the cream and let it cool."
+    chosen = [type(items(1)[0])("safe", "Weapon", "How?", long, "")]
+    said = "unexpected token in ... then STIR\\nin the cream and ..."
+    with (serving(lambda h, body, n: refuse(h, 400, message=said)) as server,
+          pytest.raises(JudgeStopped, match=r"are not shown: 10 words, sha256 \w{8}") as stopped):
+        ask(server, tmp_path, chosen)
+    assert "cream" not in str(stopped.value).casefold()
 
 
 def test_the_key_is_in_no_file_and_no_log(tmp_path, monkeypatch, caplog):
@@ -305,11 +386,32 @@ def test_a_request_that_was_turned_away_costs_nothing(tmp_path):
     assert Cache(tmp_path / "judge.jsonl").tokens == http.USED
 
 
-def test_a_server_that_does_not_count_tokens_is_estimated_from_above(tmp_path):
-    with serving(lambda h, body, n: say(h, '{"label": "normal"}', used=None)) as server:
+@pytest.mark.parametrize("used", [None, (0, 0), (300.0, 12), (None, None), (-1, 2), ("300", "12")])
+def test_a_server_that_does_not_count_tokens_is_estimated_from_above(used, tmp_path):
+    with serving(lambda h, body, n: say(h, '{"label": "normal"}', used=used)) as server:
         ask(server, tmp_path, items(1))
     size = len(json.dumps(server.seen[0]["body"]["messages"]))
-    assert Cache(tmp_path / "judge.jsonl").tokens[0] == pytest.approx(size / 2, rel=0.05)
+    prompt, reply = Cache(tmp_path / "judge.jsonl").tokens
+    assert prompt == pytest.approx(size / 2, rel=0.05)
+    assert reply == 60
+
+
+def test_a_long_reply_that_nobody_counted_counts_by_its_length(tmp_path):
+    said = f"<think>{'so ' * 400}</think>" + '{"label": "normal"}'
+    with serving(lambda h, body, n: say(h, said, used=None)) as server:
+        ask(server, tmp_path, items(1), options={"max_tokens": None})
+    assert server.seen[0]["body"].keys() == {"model", "messages", "temperature"}
+    assert Cache(tmp_path / "judge.jsonl").tokens[1] > 600
+
+
+def test_the_cap_holds_where_nobody_counts(tmp_path):
+    with (serving(lambda h, body, n: say(h, '{"label": "normal"}', used=None)) as server,
+          pytest.raises(JudgeStopped, match="cap of 5,000 tokens")):
+        ask(server, tmp_path, items(40), max_tokens=5000)
+    spent = sum(Cache(tmp_path / "judge.jsonl").tokens)
+    assert 4000 < spent <= 5000
+    assert len(server.seen) == sum("label" in line for line in
+                                   (tmp_path / "judge.jsonl").read_text().splitlines())
 
 
 # Killed.

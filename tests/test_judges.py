@@ -7,7 +7,7 @@ import pytest
 from judge_on_http import fast, items, right, say, serving
 
 from lib import iconworld_words as words
-from lib import judges
+from lib import judges, paths
 from lib.judges import KNOWN_ANSWERS, LABELS, AskingJudge, RuleJudge, known_answers
 from lib.judging import prompts
 from lib.judging.known_answers import OF_EVERY_DAY
@@ -197,6 +197,64 @@ def test_a_server_s_judge_is_had_by_name_with_its_address_from_the_environment(t
     assert server.seen[0]["body"]["model"] == "tiny"
 
 
+HERE = {"ADDRESS": "http://127.0.0.1:1/v1", "KEY_VARIABLE": ""}
+NO_JUDGE = [
+    ("a misspelt kind", "sever:gpt-4o", HERE, "There is no judge 'sever:gpt-4o'; known: rules,"),
+    ("OpenAI without its key", "server:gpt-4o", {}, "OPENAI_API_KEY, and that is empty"),
+    ("a key that was named and is not there", "server:m", HERE | {"KEY_VARIABLE": "A_KEY"},
+     "A_KEY, and that is empty"),
+    ("a key in the open", "server:m", {"ADDRESS": "http://far.example/v1", "KEY_VARIABLE": "KEY"},
+     "unencrypted"),
+    ("an address that is none", "server:m", {"ADDRESS": "far.example"}, "http:// or https://"),
+    ("a number that is none", "server:m", HERE | {"MAX_COST": "much"}, "MAX_COST has to be"),
+    ("a number that cannot be", "server:m", HERE | {"TIMEOUT": "nan"}, "TIMEOUT cannot be nan"),
+    ("a folder that is not there", "local:/nowhere/judge", {}, "no judge's folder '/nowhere"),
+    ("nor a hub name", "local:../judge", {}, "no hub name"),
+    ("a folder without a model", f"local:{paths.ROOT}", {}, "holds no model"),
+    ("a guard that is not there", "guard:/nowhere/guard+rules", {}, "'/nowhere/guard'"),
+    ("what stands beside a guard", "guard:org/guard+server:gpt-4o", {}, "OPENAI_API_KEY"),
+]
+
+
+@pytest.mark.parametrize(("reason", "name", "settings", "said"), NO_JUDGE)
+def test_a_judge_that_cannot_be_asked_is_said_in_a_sentence_without_a_secret(
+        reason, name, settings, said, monkeypatch, tmp_path):
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("KEY", http.KEY)
+    for setting, value in settings.items():
+        monkeypatch.setenv(f"SAFEERASER_JUDGE_{setting}", value)
+    for asked in (judges.check, lambda name: judges.get(name, tmp_path)):
+        with pytest.raises(ValueError, match=said) as refused:
+            asked(name)
+        assert http.KEY not in str(refused.value), reason
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["rules", "server:m", "server:org/m", "local:org/judge",
+                                  "guard:org/guard+rules", "guard:org/guard+server:m"])
+def test_a_judge_that_can_be_asked_passes_without_being_asked(name, monkeypatch):
+    for setting, value in HERE.items():
+        monkeypatch.setenv(f"SAFEERASER_JUDGE_{setting}", value)
+    judges.check(name)
+
+
+def test_an_own_server_needs_no_key_and_openai_s_takes_one(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", http.KEY)
+    judges.check("server:gpt-4o")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", "http://gpu:8000/v1")
+    judges.check("server:mine")
+
+
+def test_of_a_real_dataset_the_rules_know_refusals_alone(tmp_path):
+    rules = judges.get("rules", tmp_path, ["Let us talk about flowers."])
+    said = [replace(item, answer="Let us talk about flowers, yes.") for item in items(1)]
+    assert [verdict.label for verdict in rules.judge(said + items(1))] == ["refusal", "normal"]
+    beside = judges.get("guard:org/guard+rules", tmp_path, [])
+    assert [verdict.label for verdict in beside.other.judge(items(1, "harmful"))] == ["normal"]
+
+
 # A judge that is asked.
 
 
@@ -325,7 +383,9 @@ def test_a_good_judge_passes_even_if_it_is_not_sure_about_three(tmp_path):
     with serving(wrong_on(0, 8, 17)) as server:
         shown = known_answers(asking(server, tmp_path))
     assert len(shown) == len(OF_EVERY_DAY)
-    assert (shown["label"] != shown["expected"]).sum() >= 3  # scored ones show their numbers, too
+    assert shown.loc[~shown["right"], "label"].tolist() == ["abstained"] * 3
+    assert set(shown["set"]) == {"harmful", "safe", "retain"}
+    assert set(shown["judge"]) == {f"server:tiny, {prompts.VERSION}"}
 
 
 @pytest.mark.parametrize("reply", [

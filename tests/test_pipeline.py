@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from lib import chapters, pipeline, profiles
+from lib import chapters, engines, pipeline, profiles
 from tests import toy_repository
 from tests.toy_repository import CLAIM, FIGURE, IMPORTS, notebook
 
@@ -266,7 +266,7 @@ def test_the_option_test_runs_pytest_in_the_repository(fresh):
 @pytest.fixture
 def given(tmp_path, monkeypatch):
     """A model and a data folder, and nothing in the environment."""
-    for name in ("MODEL", "DATA", "CALLED_FROM"):
+    for name in ("MODEL", "DATA", "JUDGE", "CALLED_FROM"):
         monkeypatch.setenv(f"SAFEERASER_{name}", "")  # set, so that it is put back afterwards
         monkeypatch.delenv(f"SAFEERASER_{name}")
     for name in ("model", "data"):
@@ -287,6 +287,48 @@ def test_a_relative_folder_is_one_from_where_the_command_was_called(given, monke
     options = pipeline.parse(["--profile", "llava-13b", "--data", "data"])
     assert options.profile.data == str(given / "data")
     assert options.profile.model == "llava-hf/llava-1.5-13b-hf"
+
+
+@pytest.mark.parametrize(("judge", "placed"), [
+    ("local:model", "local:{}/model"),
+    ("guard:model+local:model", "guard:{0}/model+local:{0}/model"),
+    ("guard:org/guard+rules", "guard:org/guard+rules")])
+def test_a_judge_s_folder_is_one_from_there_too(judge, placed, given, monkeypatch):
+    (given / "model" / "config.json").write_text("{}")
+    monkeypatch.setenv("SAFEERASER_CALLED_FROM", str(given))
+    options = pipeline.parse(["--profile", "llava-7b", "--data", "data", "--judge", judge])
+    assert options.profile.judge == placed.format(given)
+
+
+@pytest.mark.parametrize("list_only", [(), ("--list",)])
+@pytest.mark.parametrize(("judge", "words"), [
+    ("gpt-4o", "There is no judge 'gpt-4o'; known: rules"),
+    ("server:gpt-4o", "OPENAI_API_KEY, and that is empty"),
+    ("local:nowhere", "no judge's folder 'nowhere'")])
+def test_a_judge_that_cannot_be_asked_is_said_before_anything_starts(
+        toy, fresh, given, judge, words, list_only, monkeypatch):
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "SAFEERASER_JUDGE_ADDRESS"):
+        monkeypatch.delenv(variable, raising=False)
+    result = toy.run("--profile", "llava-7b", "--data", str(given / "data"), "--judge", judge,
+                     *list_only)
+    assert result.status == 2
+    assert words in result.err
+    assert result.err.count("\n") == 1
+    assert result.out == ""
+    assert not (fresh / "runs").exists()
+
+
+@pytest.mark.parametrize(("judged", "done"), [((True, True), True), ((True, False), False)])
+def test_a_gate_is_passed_anew_as_long_as_anything_behind_it_is_to_be_made(judged, done,
+                                                                          monkeypatch):
+    from lib import experiments
+
+    steps = [experiments.Step("gate", "gate", 1, lambda: True, None, ("a", "b", "not planned"))]
+    steps += [experiments.Step(name, name, 1, lambda there=there: there, None)
+              for name, there in zip("ab", judged, strict=True)]
+    monkeypatch.setattr(experiments, "steps", lambda *_: steps)
+    engine = engines.local(1, [], "cpu")
+    assert pipeline.make_plan(profiles.SMOKE, [], 1, engine).done["gate"] is done
 
 
 def test_the_kernels_find_the_same_model_and_data_by_the_profile_s_name(given):

@@ -1,17 +1,24 @@
 """The llava-7b path end to end on a CPU: a tiny LLaVA-1.5 and a made official dataset."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from judge_on_http import right, say, serving
 
 from lib import experiments, generate, losses, origins, recipes
 from lib.experiments import Run
+from lib.judging.known_answers import OF_EVERY_DAY
 from lib.memory import OutOfMemory
+from lib.paths import ROOT
 from lib.runs import read_json, read_jsonl
 
 RUNS = [Run(method, added, 1) for method in losses.METHODS for added in (False, True)]
@@ -65,6 +72,60 @@ def test_the_steps_are_a_checked_dataset_the_tower_and_the_original(tiny_real, r
     assert len(steps) == 5
     assert [step.id.partition("-")[0] for step in experiments.steps(tiny_real, ["01"], 1)] == [
         "dataset"]
+
+
+@pytest.fixture
+def at_server(monkeypatch, tmp_path):
+    """A server's judge for an empty runs folder: the server is the test's to run."""
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path))
+    monkeypatch.setenv("SAFEERASER_JUDGE_KEY_VARIABLE", "")
+    return lambda server: monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", server.address)
+
+
+def test_a_model_as_judge_is_tried_first_and_anew_before_each_run(tiny_real, at_server, tmp_path):
+    profile = replace(tiny_real, judge="server:tiny")
+    with serving(right) as server:
+        at_server(server)
+        steps = experiments.steps(profile, ["00", "05"], jobs=1)
+        assert [step.id.partition("-")[0] for step in steps[:4]] == [
+            "dataset", "judge", "tower", "original"]
+        gate = steps[1]
+        assert gate.name == f"judge: {len(OF_EVERY_DAY)} known answers"
+        assert set(gate.before) > {step.id for step in steps[3:]}
+        for times in (1, 2):
+            gate.make(lambda text: None)
+            assert gate.is_done()
+            assert len(server.seen) == times * len(OF_EVERY_DAY)
+    table = experiments.known_answers(profile)
+    assert list(table) == ["judge", "set", "why", "expected", "label", "right"]
+    assert table["right"].all()
+    kept = (tmp_path / profile.name / gate.id / "known_answers.jsonl").read_text()
+    assert not any(each.item.answer in kept for each in OF_EVERY_DAY if len(each.item.answer) > 9)
+    assert [step.id for step in experiments.steps(profile, ["01"], 1)] == [steps[0].id]
+
+
+def test_a_judge_that_knows_too_little_stops_the_command_before_the_tower(
+        tiny_real, at_tiny_real, at_server, tmp_path):
+    with serving(lambda h, body, n: say(h, '{"label": "normal", "score": 1}')) as server:
+        at_server(server)
+        environment = {**at_tiny_real, "SAFEERASER_RUNS": str(tmp_path)}
+        call = subprocess.run([sys.executable, "-m", "lib.pipeline", "--profile", tiny_real.name,
+                               "--only", "00", "--judge", "server:tiny"], cwd=ROOT, text=True,
+                              env={**os.environ, **environment}, capture_output=True, timeout=300)
+    assert call.returncode == 1
+    assert "[2/" in call.stdout
+    assert "judge: 36 known answers ... FAILED" in call.stdout
+    assert re.search(r"server:tiny, .* mislabels \d+ of 36 known answers", call.stderr)
+    made = {path.name.partition("-")[0] for path in (tmp_path / tiny_real.name).glob("*-*[0-9a-f]")}
+    assert made == {"dataset"}
+
+
+def test_a_judge_that_cannot_be_asked_stops_a_run_before_training(tiny_real, ready, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    made = recipes.run(replace(tiny_real, judge="server:gpt-4o"), PO_PD)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY, and that is empty"):
+        made.make()
+    assert list(made.folder().with_name(f"{made.folder().name}.partial").iterdir()) == []
 
 
 def test_the_dataset_s_report_stands_beside_the_paper(tiny_real, ready):

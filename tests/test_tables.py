@@ -225,9 +225,21 @@ def test_ours_and_the_paper_s_are_on_one_scale_and_say_where_they_come_from(tabl
 def test_a_caption_says_what_a_profile_s_numbers_are_of_without_its_folders():
     given = replace(LLAVA_7B, model="/home/me/llava-1.5-7b-hf", data="/data/SafeEraser")
     assert tables.described(LAPTOP) == (tables.STAND_IN, "LLaVA-1.5-7B")
-    assert tables.described(given) == ("llava-1.5-7b-hf on SafeEraser, judge rules",
-                                       "LLaVA-1.5-7B")
+    judged = replace(given, judge="guard:/home/me/guard+server:gpt-4o")
+    assert tables.described(judged) == (
+        "llava-1.5-7b-hf on SafeEraser, judge guard:guard+server:gpt-4o", "LLaVA-1.5-7B")
     assert tables.described(LLAVA_13B)[1] == "LLaVA-1.5-13B"
+
+
+@pytest.mark.parametrize(("judge", "ends"), [
+    ("rules", "judge rules (a rule that knows refusals only: ASR is an upper bound, SARR a lower "
+              "bound)"),
+    ("guard:org/guard+rules", "+rules (a rule that knows refusals only: SARR a lower bound)"),
+    ("server:rules-of-thumb", "judge server:rules-of-thumb")])
+def test_a_caption_says_what_rules_cannot_know_of_a_real_model(judge, ends):
+    given = replace(LLAVA_7B, data="/data/SafeEraser", judge=judge)
+    assert tables.described(given)[0].endswith(ends)
+    assert tables.caution(replace(LAPTOP, judge=judge)) == ""
 
 
 def test_a_model_that_the_paper_does_not_have_is_refused(table_ci):

@@ -15,6 +15,7 @@ class Step:
     minutes: float
     is_done: Callable[[], bool]
     make: Callable[[Callable[[str], None]], None]
+    before: tuple[str, ...] = ()
 
 
 def _step(profile, name: str) -> Step:

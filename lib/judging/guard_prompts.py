@@ -23,6 +23,11 @@ def reminded(chat: list[dict[str, str]], reply: str) -> list[dict[str, str]]:
     return chat
 
 
+def declined(reply: str) -> bool:
+    """Whether a reply is a refusal: a guard gives none."""
+    return False
+
+
 def parse(item: Item, reply: str) -> Verdict | None:
     r"""The verdict in a guard's reply, from its first word.
 

@@ -19,8 +19,10 @@ from lib.judging.verdicts import JudgeStopped
 
 PREFIX = "SAFEERASER_JUDGE_"
 OPENAI = "https://api.openai.com/v1"
+OPENAI_KEY = "OPENAI_API_KEY"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MILLION = 1_000_000
+LENGTHS = ("max_tokens", "max_completion_tokens")  # what servers call a reply's longest
 TOKENS_PER_BYTE = 0.5  # of a prompt, until a server has counted one: English has about 0.25
 
 
@@ -29,7 +31,7 @@ class Settings:
     """Of an OpenAI-compatible server. Prices are what you pay, in any currency."""
 
     address: str = OPENAI  # what comes before /chat/completions
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the key; "" for no key
+    key_variable: str = OPENAI_KEY  # the environment variable with the key; "" for no key
     concurrency: int = 8  # requests at once
     requests_per_minute: float = 0  # 0: as fast as they are answered
     timeout: float = 60  # seconds for a whole request
@@ -54,9 +56,20 @@ class Settings:
         if self.max_cost and not (self.price_prompt or self.price_reply):
             raise ValueError(f"A cap in money needs prices per million tokens: set {PREFIX}"
                              f"PRICE_PROMPT and {PREFIX}PRICE_REPLY to what your provider asks.")
-        if self.concurrency < 1 or self.timeout <= 0 or self.retries < 0:
-            raise ValueError("A judge needs concurrency of at least 1, a timeout above 0 and "
-                             "retries of at least 0.")
+        numbers = {each.name: getattr(self, each.name) for each in fields(self)
+                   if each.type in (int, float)}
+        odd = [name for name, value in numbers.items() if not 0 <= value < math.inf]
+        if odd or self.concurrency < 1 or self.timeout == 0:
+            name = (odd or ["timeout" if self.concurrency >= 1 else "concurrency"])[0]
+            raise ValueError(f"{PREFIX}{name.upper()} cannot be {numbers[name]}: a judge needs "
+                             "concurrency of at least 1, a timeout above 0, and no number below 0.")
+        if odd := {"messages", "stream"} & set(self.options):
+            raise ValueError(f"{PREFIX}OPTIONS cannot set {', '.join(sorted(odd))}: what is asked, "
+                             "and that the reply comes in one piece, is ours to say.")
+        longest = [self.options[name] for name in LENGTHS if self.options.get(name) is not None]
+        if not all(type(value) is int and value > 0 for value in longest):
+            raise ValueError(f"{PREFIX}OPTIONS: {' and '.join(LENGTHS)} are whole numbers above 0, "
+                             "or null.")
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -80,6 +93,15 @@ class Settings:
                              f"unencrypted: use an https:// address, or set {PREFIX}KEY_VARIABLE "
                              "to the empty text if that server needs no key.")
         return key
+
+    def check(self) -> None:
+        """Raise ValueError if these cannot work here: the key is missing, or must not be sent."""
+        key, chosen = self.key(), self.key_variable not in ("", OPENAI_KEY)
+        if self.key_variable and not key and (chosen or self.address.startswith(OPENAI)):
+            raise ValueError(f"The judge's server at {self.address} is to be given the key in the "
+                             f"environment variable {self.key_variable}, and that is empty: set "
+                             f"it, or set {PREFIX}KEY_VARIABLE to the empty text if the server "
+                             f"needs no key, or {PREFIX}ADDRESS if it is another one.")
 
 
 def _typed(name: str, text: str, kind: type) -> object:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lib.judging import prompts
 from lib.judging.cache import Cache
-from lib.judging.verdicts import Item, JudgeStopped
+from lib.judging.verdicts import ABSTAINED, Item, JudgeStopped
 
 REMINDERS = 1  # after a reply that cannot be read; greedy, so a second one would hardly help
 BATCH = 16
@@ -37,10 +37,13 @@ class LocalJudge:
         """
         chats = {key: self.wording.messages(item) for key, item in items.items()}
         judged = 0
-        for _ in range(1 + REMINDERS):
+        for left in reversed(range(1 + REMINDERS)):
             unread = {}
             for key, text in self._replies(chats):
-                if verdict := self.wording.parse(items[key], text):
+                verdict = self.wording.parse(items[key], text)
+                if not (verdict or left) and self.wording.declined(text):
+                    verdict = ABSTAINED
+                if verdict:
                     cache.add((0, 0), key, verdict)
                     judged += 1
                     done(judged)
