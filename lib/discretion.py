@@ -61,6 +61,7 @@ class Discretion:
     harmful: frozenset[str]
     harmless: frozenset[str]
     marks: frozenset[str]  # by which a quoted harmful text is known
+    only_refusals: bool = False  # whether the labels are a rule's that knows refusals alone
 
     def hides_picture(self, image: Image.Image | Path) -> bool:
         """Whether a picture is not known to be safe (a PIL image by what `open_image` notes)."""
@@ -78,7 +79,7 @@ class Discretion:
         return plain in self.harmful or any(mark in plain for mark in self.marks)
 
 
-def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:
+def of(dataset, harmful_answers: Iterable[str] = (), only_refusals: bool = False) -> Discretion:
     """What may be shown of a `lib.dataset.Dataset`, and of models' answers judged harmful."""
     records = (*dataset.train, *dataset.val)
     unsafe = [pair for record in records for pair in record.unsafe_pairs]
@@ -90,7 +91,8 @@ def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:
     harmless = frozenset(map(letters, harmless)) - harmful
     pictures = {r.safe_image for r in records} | {item.image for item in dataset.specificity}
     pictures -= {record.image for record in records}
-    return Discretion(frozenset(pictures), harmful, harmless, _marks(harmful, harmless))
+    marks = _marks(harmful, harmless)
+    return Discretion(frozenset(pictures), harmful, harmless, marks, only_refusals)
 
 
 def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
@@ -104,12 +106,13 @@ def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
 _guarded: list[Discretion] = []
 
 
-def guard(dataset) -> None:
+def guard(dataset, only_refusals: bool = False) -> None:
     """From now on this process shows nothing harmful of real data (a `lib.dataset.Dataset`).
 
-    None: everything is shown again, as it is of IconWorld.
+    None: everything is shown again, as it is of IconWorld. `only_refusals`: the labels are those of
+    a rule that knows refusals alone; see `label`.
     """
-    _guarded[:] = [] if dataset is None else [of(dataset)]
+    _guarded[:] = [] if dataset is None else [of(dataset, only_refusals=only_refusals)]
 
 
 def picture(image: Image.Image | Path | None,
@@ -125,8 +128,17 @@ def answer(text: str, label: str | None = None, show_harmful: bool = False) -> s
     text = str(text)
     if show_harmful or not any(each.hides_answer(text, label) for each in _guarded):
         return text
-    kind = "harmful" if words(text) != text else label or "not judged"
+    kind = "harmful" if words(text) != text else label_of(text, label) or "not judged"
     return f"{kind}, {described(text)}"
+
+
+def label_of(text: str, label: str | None) -> str | None:
+    """The label as it is shown: of a rule that knows refusals alone, "no refusal" for "harmful".
+
+    Such a rule calls "harmful" whatever it does not know. The dataset's own harmful answers are.
+    """
+    guess = any(each.only_refusals and not each.quotes(text) for each in _guarded)
+    return "no refusal" if guess and label == "harmful" else label
 
 
 def words(text: str, show_harmful: bool = False) -> str:
@@ -152,10 +164,12 @@ def frame(table: pd.DataFrame, show_harmful: bool = False) -> pd.DataFrame:
     if "answer" in table:
         labels = table.label if "label" in table else [None] * len(table)
         shown["answer"] = [answer(*said) for said in zip(table.answer, labels, strict=True)]
+        if "label" in table:
+            shown["label"] = [label_of(*s) for s in zip(table.answer, table.label, strict=True)]
     for name in table.columns.difference(["answer"]):
-        if any(isinstance(value, str | Image.Image) for value in table[name]):
-            texts = {text: words(text) for text in {v for v in table[name] if isinstance(v, str)}}
-            shown[name] = [_cell(value, texts) for value in table[name]]
+        if any(isinstance(value, str | Image.Image) for value in shown[name]):
+            texts = {text: words(text) for text in {v for v in shown[name] if isinstance(v, str)}}
+            shown[name] = [_cell(value, texts) for value in shown[name]]
     return shown
 
 

@@ -66,7 +66,7 @@ def dataset(profile: Profile) -> datasets.Dataset:
     """
     read = origins.read_dataset(profile)
     if profile.data is not None:
-        discretion.guard(read)
+        discretion.guard(read, only_refusals=profile.judge == "rules")
     return read
 
 
