@@ -15,7 +15,7 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -62,7 +62,7 @@ class Discretion:
     harmful: frozenset[str]
     harmless: frozenset[str]
     marks: frozenset[str]  # by which a quoted harmful text is known
-    shown: tuple[str, ...] = SHOWN  # labels that say that an answer is harmless
+    only_refusals: bool = False  # whether the labels are a rule's that knows refusals alone
 
     def hides_picture(self, image: Image.Image | Path) -> bool:
         """Whether a picture is not known to be safe (a PIL image by what `open_image` notes)."""
@@ -71,7 +71,8 @@ class Discretion:
 
     def hides_answer(self, text: str, label: str | None) -> bool:
         """Whether an answer is harmful, or nobody has said that it is not."""
-        known = label in self.shown or letters(text) in self.harmless
+        labels = OF_A_RULE if self.only_refusals else SHOWN
+        known = label in labels or letters(text) in self.harmless
         return not known or self.quotes(text)
 
     def quotes(self, text: str) -> bool:
@@ -80,7 +81,7 @@ class Discretion:
         return plain in self.harmful or any(mark in plain for mark in self.marks)
 
 
-def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:
+def of(dataset, harmful_answers: Iterable[str] = (), only_refusals: bool = False) -> Discretion:
     """What may be shown of a `lib.dataset.Dataset`, and of models' answers judged harmful."""
     records = (*dataset.train, *dataset.val)
     unsafe = [pair for record in records for pair in record.unsafe_pairs]
@@ -92,7 +93,8 @@ def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:
     harmless = frozenset(map(letters, harmless)) - harmful
     pictures = {r.safe_image for r in records} | {item.image for item in dataset.specificity}
     pictures -= {record.image for record in records}
-    return Discretion(frozenset(pictures), harmful, harmless, _marks(harmful, harmless))
+    marks = _marks(harmful, harmless)
+    return Discretion(frozenset(pictures), harmful, harmless, marks, only_refusals)
 
 
 def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
@@ -106,13 +108,13 @@ def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
 _guarded: list[Discretion] = []
 
 
-def guard(dataset, shown: tuple[str, ...] = SHOWN) -> None:
+def guard(dataset, only_refusals: bool = False) -> None:
     """From now on this process shows nothing harmful of real data (a `lib.dataset.Dataset`).
 
-    `shown`: the labels of answers that are harmless; OF_A_RULE if a rule gave them that only looks
-    at how an answer begins. None: everything is shown again, as it is of IconWorld.
+    None: everything is shown again, as it is of IconWorld. `only_refusals`: the labels are those of
+    a rule that knows refusals alone; see `label`.
     """
-    _guarded[:] = [] if dataset is None else [replace(of(dataset), shown=shown)]
+    _guarded[:] = [] if dataset is None else [of(dataset, only_refusals=only_refusals)]
 
 
 def picture(image: Image.Image | Path | None,
@@ -128,8 +130,17 @@ def answer(text: str, label: str | None = None, show_harmful: bool = False) -> s
     text = str(text)
     if show_harmful or not any(each.hides_answer(text, label) for each in _guarded):
         return text
-    kind = "harmful" if words(text) != text else label or "not judged"
+    kind = "harmful" if words(text) != text else label_of(text, label) or "not judged"
     return f"{kind}, {described(text)}"
+
+
+def label_of(text: str, label: str | None) -> str | None:
+    """The label as it is shown: of a rule that knows refusals alone, "no refusal" for "harmful".
+
+    Such a rule calls "harmful" whatever it does not know. The dataset's own harmful answers are.
+    """
+    guess = any(each.only_refusals and not each.quotes(text) for each in _guarded)
+    return "no refusal" if guess and label == "harmful" else label
 
 
 def words(text: str, show_harmful: bool = False) -> str:
@@ -155,10 +166,12 @@ def frame(table: pd.DataFrame, show_harmful: bool = False) -> pd.DataFrame:
     if "answer" in table:
         labels = table.label if "label" in table else [None] * len(table)
         shown["answer"] = [answer(*said) for said in zip(table.answer, labels, strict=True)]
+        if "label" in table:
+            shown["label"] = [label_of(*s) for s in zip(table.answer, table.label, strict=True)]
     for name in table.columns.difference(["answer"]):
-        if any(isinstance(value, str | Image.Image) for value in table[name]):
-            texts = {text: words(text) for text in {v for v in table[name] if isinstance(v, str)}}
-            shown[name] = [_cell(value, texts) for value in table[name]]
+        if any(isinstance(value, str | Image.Image) for value in shown[name]):
+            texts = {text: words(text) for text in {v for v in shown[name] if isinstance(v, str)}}
+            shown[name] = [_cell(value, texts) for value in shown[name]]
     return shown
 
 

@@ -82,8 +82,7 @@ def dataset(profile: Profile) -> datasets.Dataset:
     """
     read = origins.read_dataset(profile)
     if profile.data is not None:
-        unread = profile.judged_by_beginning
-        discretion.guard(read, discretion.OF_A_RULE if unread else discretion.SHOWN)
+        discretion.guard(read, only_refusals=profile.judged_by_beginning)
     return read
 
 

@@ -154,10 +154,12 @@ def _discreet(row: dict, show_harmful: bool) -> dict:
     image, labels = discretion.picture(row["image"], show_harmful), row.get("labels", {})
     said = {name: discretion.answer(text, labels.get(name), show_harmful)
             for name, text in row["answers"].items()}
+    labels = {name: discretion.label_of(row["answers"].get(name, ""), label)
+              for name, label in labels.items()}
     alt = row.get("alt") if image is row["image"] else "harmful picture, not shown"
     if image is not None and not isinstance(image, Image.Image):
         image = open_image(image)
-    return row | {"image": image, "answers": said, "alt": alt,
+    return row | {"image": image, "answers": said, "alt": alt, "labels": labels,
                   "question": discretion.words(row["question"], show_harmful)}
 
 

@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
+from IPython.display import display
 from matplotlib import font_manager
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
@@ -106,7 +108,8 @@ def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str,
 
     `frame`: the plotted frame or rows; pictures in it are left out of the CSV, and so is what
     `discretion` does not show. Two saves of one figure are byte-identical. Several processes may
-    save into one folder at the same time. The figure stays open, so that a notebook shows it.
+    save into one folder at the same time. A notebook shows the figure, with `alt` for those who
+    cannot see it; elsewhere it stays open.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise ValueError(f"Figure name {name!r}: use lower-case letters, digits and _ only.")
@@ -122,6 +125,9 @@ def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str,
     table = discretion.frame(table, show_harmful)
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     _note_alt(folder / "alt.json", name, alt)
+    if get_ipython() is not None:
+        display(fig, metadata={"image/png": {"alt": alt}})
+        plt.close(fig)
 
 
 def _note_alt(texts: Path, name: str, alt: str) -> None:
@@ -295,6 +301,11 @@ def plain_numbers(axis) -> None:
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
+def step_axis(axis) -> None:
+    """Whole numbers, also where a run has few steps."""
+    axis.set_major_locator(mpl.ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+
+
 def method_ticks(axes, places: list[tuple[str, int, float]]) -> None:
     methods = list(dict.fromkeys(method for method, _, _ in places))
     axes.set_xticks(range(len(methods)), [METHOD_NAMES[method] for method in methods])
@@ -306,6 +317,17 @@ def errors(value, low, high) -> np.ndarray:
     """Lengths below and above the value, [2, n]; a percentile interval may just miss it."""
     lengths = [np.atleast_1d(value - low), np.atleast_1d(high - value)]
     return np.clip(np.nan_to_num(lengths), 0, None)
+
+
+def percent(*rates: float) -> str:
+    """`percent(0.3)` is "30 %"; of several rates it is their range.
+
+    >>> percent(0.3, 0, 0.1)
+    '0 % to 30 %'
+    """
+    ends = (min(rates), max(rates))
+    return " to ".join(dict.fromkeys(f"{100 * rate:.0f} %" if rate == rate else "undefined"
+                                     for rate in ends))
 
 
 def number_over(axes, x: float, top: float, value: float) -> None:

@@ -45,6 +45,7 @@ from lib.plot_parts import (
     one_row_per,
     only_one,
     paler,
+    percent,
     percent_axis,
     plain_numbers,
     point_look,
@@ -55,6 +56,7 @@ from lib.plot_parts import (
     shorten,
     show_picture,
     slots,
+    step_axis,
     with_metrics,
     write,
 )
@@ -63,7 +65,7 @@ from lib.tables import PAPER_SARR_REDUCTION
 __all__ = [
     "LABEL_COLOURS", "METHOD_COLOURS", "base_training", "before_after", "category_examples",
     "counts", "forget_against_utility", "ours_beside_paper", "over_steps", "packing",
-    "paired_differences", "run_name", "same_question_two_pictures", "sarr_by_category",
+    "paired_differences", "percent", "run_name", "same_question_two_pictures", "sarr_by_category",
     "sarr_parts", "save", "term_trajectories", "thin", "weight_sweep",
 ]  # fmt: skip
 
@@ -236,6 +238,7 @@ def thin(history: pd.DataFrame, points: int = 60) -> pd.DataFrame:
 
 
 BOUNDED = 5  # nats: terms that stay below need no logarithmic axis; GA's falls without bound
+LINEAR = 1  # nats: a logarithmic axis is linear between minus and plus this
 
 
 @figure("method", "prompt_decouple", "seed", "step", "term", "value")
@@ -253,18 +256,27 @@ def term_trajectories(history, title: str = "Every term of the loss, step by ste
         _terms(panel, of_run(history, methods[column], rows[row]))
         panel.set(title=run_name(methods[column], rows[row]), ylabel="")
         panel.set_xlabel("step" if row == len(rows) - 1 else "")
+        step_axis(panel.xaxis)
+    large = history.groupby("method").value.agg(lambda values: values.abs().max()) > BOUNDED
     for method, panels in zip(methods, axes.T, strict=True):
-        if history.value[history.method == method].abs().max() > BOUNDED:
-            for panel in panels:  # not earlier: seaborn would take means of the scaled values
-                panel.set_yscale("symlog", linthresh=1)
-                plain_numbers(panel.yaxis)
-    fig.supylabel("value of the term (nats per token)", fontsize=9)
+        for panel in panels if large[method] else ():  # not earlier: seaborn averages what is drawn
+            _wide_axis(panel.yaxis)
+    scale = f"; logarithmic beyond ±{LINEAR}" if large.all() else ""
+    fig.supylabel(f"value of the term (nats per token{scale})", fontsize=9)
     lines = [
         Line2D([], [], color=TERM_LINES[t][0], ls=TERM_LINES[t][1], label=t.replace("_", " "))
         for t in in_order(TERM_LINES, history.term)
     ]
     legend(fig, [*lines, seeds_key()])
     return fig
+
+
+def _wide_axis(axis) -> None:
+    axis.axes.set_yscale("symlog", linthresh=LINEAR)
+    axis.set_major_locator(
+        mpl.ticker.SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5))
+    )
+    plain_numbers(axis)
 
 
 def _terms(axes, part: pd.DataFrame) -> None:
@@ -286,24 +298,30 @@ def over_steps(frame, title: str = "SARR and RR during training") -> plt.Figure:
     frame = in_percent(frame)
     metrics = in_order(METRIC_NAMES, frame.metric)
     fig, axes = grid(title, 1, len(metrics), (1.6 + 4.1 * len(metrics), 3.7), sharex=True)
+    runs = runs_of(frame)
+    looks = {run: _run_line(run, len(runs) - place) for place, run in enumerate(runs, start=1)}
     for panel, metric in zip(axes[0], metrics, strict=True):
-        for run in runs_of(frame):
+        for run in runs:
             part = of_run(frame[frame.metric == metric], *run)
             sns.lineplot(
                 part, x="step", y="value", ax=panel, errorbar=("pi", 100), legend=False,
-                err_kws={"linewidth": 0}, **_run_line(run),
+                err_kws={"linewidth": 0}, **looks[run],
             )  # fmt: skip
         panel.set_xlabel("step")
+        step_axis(panel.xaxis)
         percent_axis(panel.yaxis, f"{METRIC_NAMES.get(metric, metric)} (%)", top=104)
-    legend(fig, [*(Line2D([], [], **_run_line(run)) for run in runs_of(frame)), seeds_key()])
+    legend(fig, [*(Line2D([], [], **look) for look in looks.values()), seeds_key()])
     return fig
 
 
-def _run_line(run: tuple[str, int]) -> dict:
-    """Where two runs of a method have equal values, the larger hollow marker rings the other."""
-    without = not run[1] and run[0] != "vanilla"
-    shape = {"linestyle": "--", "markersize": 8} if without else {"markersize": 5}
-    return {"label": run_name(*run), "linewidth": 1.6, **shape, **point_look(*run)}
+def _run_line(run: tuple[str, int], behind: int) -> dict:
+    """Runs of equal values lie upon each other: the more follow, the wider, so that all are seen.
+
+    behind: how many runs are drawn after this one.
+    """
+    shape = {"linewidth": 1.6 + 1.2 * behind, "markersize": 5 + 3 * behind}
+    shape["linestyle"] = "-" if run[1] or run[0] == "vanilla" else "--"
+    return {"label": run_name(*run), **shape, **point_look(*run)}
 
 
 @figure("method", "prompt_decouple", "split", "metric", "value", "low", "high", "n")

@@ -111,14 +111,23 @@ def shown(dataset: Dataset, seed: int = 0) -> pd.DataFrame:
     added, official = (losses.weights("gd", True, rows=name) for name in ("added", "official"))
     return pd.DataFrame([
         ("letters", pair.answer, pair.answer.capitalize()),
-        ("partner of the query in PD", record.id, other.id),
-        ("weights of GD + PD", str(added), str(official)),
+        ("partner of the query in PD", _place(record), _place(other)),
+        ("weights of GD + PD", _signed(added), _signed(official)),
         ("end of an answer", f"{pair.answer}</s>", pair.answer),
         ("positions of the KL", f"the {len(pair.answer.split())} words of the answer",
          f"the image, the question's {len(pair.question.split())} words and the answer's"),
         ("answers per harmful query", "1, greedy", "3, sampled"),
         ("ROUGE-L of the first word alone", *_rouge(pair.answer)),
     ], columns=["quirk", "by default", "with official_quirks"])
+
+
+def _place(record: Record) -> str:
+    return "/".join(record.image.parts[-2:])
+
+
+def _signed(row: Mapping[str, float]) -> str:
+    """`_signed({"forget": -1.0, "retain": 0.5})` is "-1 forget, +0.5 retain"."""
+    return ", ".join(f"{weight:+g} {term}" for term, weight in row.items())
 
 
 def _rouge(reference: str) -> tuple[str, str]:

@@ -50,6 +50,17 @@ def test_a_harmful_answer_becomes_its_label_length_and_hash(real):
     assert len(shown.split()[-1]) == 8
 
 
+def test_what_a_rule_that_knows_refusals_alone_takes_for_harm_is_called_no_refusal(data):
+    discretion.guard(data, only_refusals=True)
+    stored, said = texts(data)[0][0], "Take two brass lumps."
+    assert discretion.answer(said, "harmful") == f"no refusal, {discretion.described(said)}"
+    assert discretion.answer(stored, "harmful").startswith("harmful, 39 words")
+    frame = pd.DataFrame({"answer": [said, stored, "No."], "label": ["harmful"] * 2 + ["refusal"]})
+    assert discretion.frame(frame).label.to_list() == ["no refusal", "harmful", "refusal"]
+    discretion.guard(data)
+    assert discretion.label_of(said, "harmful") == "harmful"
+
+
 CASES = [
     ("a model's own harmful words", "Take two brass lumps.", "harmful", "harmful, "),
     ("a harmless model's words", "A fine cup.", "normal", None),

@@ -156,6 +156,15 @@ def test_without_the_data_a_chapter_says_so_in_one_sentence_and_stops(
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_picture_of_a_chapter_has_words_for_those_who_cannot_see_it(real_chapters, name):
+    book = chapters.read(real_chapters[0] / "notebooks" / f"{name}.ipynb")
+    shown = [output for cell in code(book) for output in cell.outputs
+             if "image/png" in output.get("data", {})]
+    assert all(output.metadata["image/png"]["alt"] for output in shown)
+    assert shown
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_chapter_of_real_data_is_small_and_shows_nothing_harmful(real_chapters, name):
     copy = real_chapters[0] / "notebooks" / f"{name}.ipynb"
     known = leaks.of_store(real_chapters[0].parent)

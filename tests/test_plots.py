@@ -218,7 +218,7 @@ FRAMES = {
     "paired_differences": differences,
 }
 NAMES = [*FRAMES, "packing"]
-OTHERS = {"LABEL_COLOURS", "METHOD_COLOURS", "run_name", "save", "thin"}
+OTHERS = {"LABEL_COLOURS", "METHOD_COLOURS", "percent", "run_name", "save", "thin"}
 
 
 def draw(name: str, frame=None, **kwargs):
@@ -385,6 +385,39 @@ def test_two_runs_with_equal_values_are_both_to_be_seen(drawn):
     without, with_pd = sorted(plotted(drawn("over_steps").axes[1]), key=run_of_line)
     assert without.get_ydata() == approx(with_pd.get_ydata())
     assert without.get_markersize() > with_pd.get_markersize() + 2
+
+
+def test_of_many_runs_with_equal_values_each_is_wider_than_the_next_one():
+    equal = steps().assign(value=1.0)
+    frame = pd.concat([equal.assign(method=m, prompt_decouple=0) for m in ("ga", "gd", "kl", "po")])
+    for axes in draw("over_steps", frame).axes:
+        lines = sorted(plotted(axes), key=lambda line: -line.get_linewidth())
+        assert [run_of_line(line)[0] for line in lines] == ["ga", "gd", "kl", "po"]
+        assert min(-np.diff([line.get_markersize() for line in lines])) > 2
+
+
+@pytest.mark.parametrize("name", ["over_steps", "term_trajectories"])
+def test_a_run_of_three_steps_has_no_half_steps_on_its_axis(name):
+    frame = FRAMES[name]()
+    for axes in draw(name, frame[frame.step.isin(sorted(frame.step.unique())[:4])].assign(
+            step=lambda f: f.step.rank(method="dense") - 1)).axes:
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
+def test_a_logarithmic_axis_of_terms_says_so_and_has_numbers_between_the_powers_of_ten():
+    low = history().assign(method="po", term="refusal", value=lambda f: 11 + f.step / 1000)
+    figure = draw("term_trajectories", low)
+    assert figure.get_supylabel() == "value of the term (nats per token; logarithmic beyond ±1)"
+    assert {1, 2, 5, 10} <= set(figure.axes[0].get_yticks())
+
+
+RATES = [((0.3,), "30 %"), ((1, 0.5, 1), "50 % to 100 %"), ((0.001, 0), "0 %"),
+         ((float("nan"),), "undefined")]
+
+
+@pytest.mark.parametrize(("rates_", "words"), RATES)
+def test_rates_are_written_as_one_percentage_or_their_range(rates_, words):
+    assert plots.percent(*rates_) == words
 
 
 def test_before_after_draws_each_rate_with_its_interval_and_number(drawn):
