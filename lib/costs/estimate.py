@@ -125,7 +125,7 @@ def _training(shape: Shape, profile: Profile, gpu: Gpu | None, assumed: Assumed,
 
 
 def _features(shape: Shape, gpu: Gpu | None, assumed: Assumed) -> Line:
-    pictures = 2 * (assumed.train + assumed.val)
+    pictures = assumed.pictures
     flops = arithmetic.tower_flops(shape, pictures)
     seconds = max(flops / _rate(gpu, assumed.reading_rate), pictures * assumed.picture_seconds)
     return Line(f"tower features of {pictures:,} pictures", pictures * shape.image_tokens, flops, 0,
