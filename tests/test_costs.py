@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lib import pipeline
+from lib import experiments, pipeline
 from lib.costs import estimate, gpus, shapes, workload
 from lib.costs.arithmetic import GIB
 from lib.costs.gpus import KNOWN
@@ -151,3 +151,20 @@ def test_what_does_not_fit_does_not_start(capsys, monkeypatch, tmp_path):
     assert pipeline.main(["--profile", "llava-7b", "--data", "somebody/data"]) == 2
     assert "Too little disk" in capsys.readouterr().out
     assert not any(tmp_path.iterdir())
+
+
+def test_the_plan_s_steps_have_the_hours_of_the_costs(tiny_real):
+    found = estimate.costs(tiny_real, KNOWN["h100"])
+    steps = experiments.steps(tiny_real, ["00", "01", "02", "03", "04", "05"], 1)
+    assert found.hours().keys() == {step.name for step in steps} - {"dataset: read and checked"}
+    assert sum(found.hours().values()) == pytest.approx(
+        sum(line.seconds for line in found.lines) / 3600)
+    assert estimate.costs(tiny_real, None).hours() == {}
+
+
+def test_a_look_at_the_plan_names_what_is_wrong_with_the_data(tmp_path, capsys):
+    (tmp_path / "all_train.json").write_text('[{"image_id": "img/Sex/1.jpg"}]')
+    assert pipeline.main(["--profile", "llava-7b", "--list", "--data", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "all_train.json, record 0, SDImage_path: is missing" in said
+    assert "all_val.json: is missing" in said
