@@ -203,8 +203,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="./reproduce.sh", allow_abbrev=False, add_help=False)
     parser.add_argument("--profile", default=PUBLISHED_PROFILE)
     parser.add_argument("--only")
-    for setting in profiles.GIVEN:
+    for setting in ("model", "data", "judge"):
         parser.add_argument(f"--{setting}")
+    parser.add_argument("--official-quirks", action="store_const", const="1")
     parser.add_argument("--jobs")
     parser.add_argument("--gpu")
     parser.add_argument("--engine", default="local", choices=engines.NAMES)
@@ -236,7 +237,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def hand_down(profile: profiles.Profile) -> None:
     """Let the notebooks' kernels, which know only the profile's name, find what was given."""
     if profile.real:
-        os.environ.update({profiles.variable(setting): getattr(profile, setting) or ""
+        os.environ.update({profiles.variable(setting): str(getattr(profile, setting) or "")
                            for setting in profiles.GIVEN})
 
 

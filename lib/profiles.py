@@ -199,7 +199,8 @@ LLAVA_13B = replace(
     model="llava-hf/llava-1.5-13b-hf",
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
-GIVEN = ("model", "data", "judge")  # model and data: a folder or a hub name each
+GIVEN = ("model", "data", "judge", "official_quirks")  # a folder or hub name, a judge, a switch
+OFF = ("0", "false", "no")  # of a switch in the environment
 
 
 def data_of(profile: Profile) -> str:
@@ -209,6 +210,11 @@ def data_of(profile: Profile) -> str:
                       "hand on: download it (README, \"Running at full scale\") and give its "
                       "folder with --data, or in SAFEERASER_DATA.")
     return profile.data
+
+
+def option(setting: str) -> str:
+    """The command line's option of a setting in `GIVEN`."""
+    return f"--{setting.replace('_', '-')}"
 
 
 def variable(setting: str) -> str:
@@ -227,10 +233,11 @@ def get(name: str, **given: str | None) -> Profile:
     profile = PROFILES[name]
     if profile.real:
         chosen = {each: given.get(each) or os.environ.get(variable(each)) for each in GIVEN}
+        chosen["official_quirks"] = (chosen["official_quirks"] or "0").lower() not in OFF
         return replace(profile, **{each: value for each, value in chosen.items() if value})
     if any(given.values()):
         takers = ", ".join(name for name, profile in PROFILES.items() if profile.real)
-        options = ", ".join(f"--{each}" for each in GIVEN)
+        options = ", ".join(map(option, GIVEN))
         raise ValueError(f"The profile {name} builds its own model and data, which rules judge: "
                          f"{options} are for {takers}.")
     return profile
