@@ -9,6 +9,7 @@
 #     --judge NAME         for these: what labels the answers (README, "Judges")
 #     --benchmarks NAMES   for these: all, or some of the benchmarks behind specificity, with commas
 #                          between; none unless given (README)
+#     --official-quirks    for these: also what the official code does and the paper does not say
 #     --only NN[,NN]       these chapters, with what they need
 #     --jobs N             so many runs side by side
 #     --engine ray         the runs as tasks of Ray (an extra) instead of processes here: of a Ray

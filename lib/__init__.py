@@ -23,6 +23,7 @@ Nothing here imports from a file further down this list.
     iconworld_words        the small picture world's things, words and wordings
     iconworld              a small picture world that writes this format
     sources                where a model or dataset comes from: a folder, or the hub
+    model_check            what can be wrong with a model's folder
     model                  LLaVA and its processor, loaded or built, with LoRA
     attention              packed rows without a dense mask, where the GPU can skip what is not seen
     merged                 a model with its adapter merged, for other programs

@@ -1,9 +1,10 @@
 """SafeEraser's dataset format, read and checked: forget, retain and prompt-decouple sets.
 
-A dataset is a folder with `all_train.json` and `all_val.json` (lists of records), `prompt.json`
-(`{"idk": [refusal, ...]}`), the pictures, and optionally `specificity.json`. Both spellings in use
-are read: `image_path` or `image_id`, `Prediction` or `Answer`. `python -m lib.dataset check PATH`
-lists every problem of a folder at once.
+A dataset is a folder with `all_train.json` and `all_val.json` (lists of records, or JSON lines),
+`prompt.json` (`{"idk": [refusal, ...]}`), the pictures, and optionally `specificity.json`. Both
+spellings in use are read: `image_path` or `image_id`, `Prediction` or `Answer`; paths may begin
+with "dataset/", as seen from the folder around. `python -m lib.dataset check PATH` lists every
+problem of a folder at once.
 """
 
 import argparse
@@ -22,6 +23,7 @@ __all__ = ["CATEGORIES", "SETS", "Dataset", "DatasetError", "Pair", "PictureErro
            "read"]  # fmt: skip
 
 CATEGORIES = ("IllegalActivity", "Violence", "Weapon", "Privacy", "Sex", "HateSpeech")
+SPELT = {name.casefold(): name for name in CATEGORIES}
 SETS = ("forget", "retain text", "retain image", "prompt decouple")
 TEXT_PAIRS = ("UnharmPair_text1", "UnharmPair_text2")
 IMAGE_PAIRS = ("UnharmPair_image1", "UnharmPair_image2")
@@ -88,9 +90,12 @@ class Dataset:
     specificity: tuple[PictureQuestion, ...]
 
 
-def check(root: str | Path) -> list[Problem]:
-    """Everything that is wrong with a dataset folder; an empty list when it can be used."""
-    return _scan(root)[1]
+def check(root: str | Path, pictures: bool = True) -> list[Problem]:
+    """Everything that is wrong with a dataset folder; an empty list when it can be used.
+
+    Without `pictures` none is opened: seconds instead of minutes, for what the files alone say.
+    """
+    return _scan(root, pictures)[1]
 
 
 def read(root: str | Path, pictures: bool = True) -> Dataset:
@@ -164,10 +169,12 @@ def _category(node: Node, shown: Node | None) -> str | None:
         if shown is None:
             return None  # the path cannot be used, which has been noted
         place, category = shown, PurePosixPath(shown.value.strip()).parent.name
+        category = SPELT.get(category.casefold(), category)
         what = f"is in no category's folder (but in {quoted(category)!r}), and no category is given"
     else:
         place = node.member("category")
         category = place.text()
+        category = SPELT.get((category or "").casefold(), category)
         what = f"is the unknown category {quoted(category or '')!r}"
     if category is not None and category not in CATEGORIES:
         place.note(what, f"use one of {', '.join(CATEGORIES)}")

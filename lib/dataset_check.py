@@ -8,14 +8,16 @@ import hashlib
 import json
 import math
 import os
+import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lib.discretion import quoted
 from lib.pictures import PictureError, open_image
 
 MISSING = object()  # stands for a value that is not there, which has been noted already
 TWICE = object()  # stands for a value whose key its object has twice
+SPACE = re.compile(r"[ \t\r\n]*")
 KINDS = {dict: "an object {...}", list: "a list [...]", str: "text"}
 
 
@@ -161,7 +163,7 @@ class Node:
             self.note(f"is no file name ({quoted(text)!r})", "remove the zero character")
         elif "\\" in text:
             self.note(f"is written with backslashes ({quoted(text)})", "write forward slashes")
-        elif root not in (path := Path(os.path.realpath(root / text))).parents:
+        elif root not in (path := Path(os.path.realpath(place(root, text)))).parents:
             advice = "copy the picture into the folder and write its path there"
             self.note(f"leads out of the dataset folder ({quoted(text)})", advice)
         else:
@@ -186,6 +188,32 @@ class Node:
         return path
 
 
+def place(root: Path, name: str) -> Path:
+    """Where a picture is that a record names: below the folder, or named from the folder around it.
+
+    The official code is started there, so that its paths begin with "dataset/".
+    """
+    first, *rest = PurePosixPath(name).parts or ("",)
+    if first in ("dataset", root.name) and not os.path.exists(root / name):
+        return root.joinpath(*rest)
+    return root / name
+
+
+def load(path: Path) -> object:
+    """The value of a JSON file, or a list of its lines' values: the official code reads both."""
+    return _parsed(path.read_bytes().decode("utf-8-sig"))
+
+
+def _parsed(text: str) -> object:
+    decoder, values = json.JSONDecoder(object_pairs_hook=_object), []
+    start = SPACE.match(text).end()
+    while start < len(text):
+        value, end = decoder.raw_decode(text, start)
+        values.append(value)
+        start = SPACE.match(text, end).end()
+    return values[0] if len(values) == 1 else values
+
+
 def read_file(found: Found, name: str) -> Node:
     """The JSON file of this name in the folder."""
     node = Node(found, name, MISSING)
@@ -193,7 +221,7 @@ def read_file(found: Found, name: str) -> Node:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if text.strip():
-            return replace(node, value=json.loads(text, object_pairs_hook=_object))
+            return replace(node, value=_parsed(text))
         node.note("is empty", "write the file again")
     except FileNotFoundError:
         node.note("is missing", f"add it to {found.root}, or give the folder that holds it")
@@ -211,7 +239,10 @@ def read_file(found: Found, name: str) -> Node:
 
 
 def compare_pictures(found: Found) -> None:
-    """Notes pictures that two records share, or train and val, or the harmful and the safe side."""
+    """Notes pictures that two records share, or train and val, or the harmful and the safe side.
+
+    Safe ones may be shared: SafeEraser has fewer of them than records.
+    """
     seen: dict[str, dict[tuple[str, str], Use]] = {}
     names: dict[tuple[str, Path], Use] = {}
     for use in found.uses:
@@ -232,7 +263,7 @@ def _clash(earlier: Use, use: Use) -> str | None:
     """How `use` contradicts an earlier use of the same picture, if it does."""
     if {earlier.role, use.role} == {"harmful", "safe"}:
         return f"is {use.role} here but is the {earlier.role} picture"
-    if earlier.split != use.split:
+    if earlier.split != use.split and {earlier.role, use.role} != {"safe"}:
         return f"is in {use.split} here but is in {earlier.split} too, the picture"
     if earlier.role == use.role == "harmful":
         return "is a duplicate, the same picture as the one"

@@ -9,7 +9,8 @@ import yaml
 from pyarrow import parquet
 
 from lib.dataset import SETS, Dataset, Pair, PictureQuestion, Record, counts
-from lib.runs import read_json, write_json
+from lib.dataset_check import load, place
+from lib.runs import write_json
 
 CONFIGS = {
     "forget": ("forget",),
@@ -64,7 +65,7 @@ def excerpt(dataset: Dataset, folder: Path, most: int | None = None) -> Path:
     """
     for name in ("all_train.json", "all_val.json", "specificity.json"):
         if (dataset.root / name).exists():
-            records = read_json(dataset.root / name)
+            records = load(dataset.root / name)
             kept = records[:: max(1, len(records) // most)][:most] if most else records
             _copy_pictures(dataset.root, folder, kept)
             write_json(folder / name, kept)
@@ -76,7 +77,7 @@ def _copy_pictures(root: Path, folder: Path, records: Iterable[dict]) -> None:
     fields = {"image_path", "image_id", "SDImage_path"}
     for name in {record[field].strip() for record in records for field in fields & record.keys()}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, folder / name)
+        shutil.copyfile(place(root, name), folder / name)
 
 
 def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:

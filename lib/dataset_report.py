@@ -1,12 +1,12 @@
 """What was read from a dataset folder, beside what the paper says of SafeEraser."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 
 import pandas as pd
 
 from lib.dataset import CATEGORIES, SETS, Dataset, counts
+from lib.dataset_check import load
 
 # Abstract: 3,000 images, 28.8 K pairs. Its counts per category are unknown to us.
 PAPER = {"pictures": 3000, "pairs": 28800}
@@ -69,4 +69,4 @@ def _pictures(dataset: Dataset) -> pd.Series:
 
 def _raw(dataset: Dataset) -> Iterator[dict]:
     for name in ("all_train.json", "all_val.json"):
-        yield from json.loads((dataset.root / name).read_text(encoding="utf-8-sig"))
+        yield from load(dataset.root / name)

@@ -228,7 +228,7 @@ def steps(profile: Profile, chapters: Sequence[str], jobs: int,
     wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
     every = {**_prepared(profile, make_all),
              "original": _step(recipes.original, profile, "original model: answers and gate",
-                               profile.original_minutes, make_all),
+                               profile.run_minutes / 6, make_all),
              "baselines": _group(profile, "unlearning without PD", main_runs(profile, False), jobs,
                                  make_all),
              "decoupled": _group(profile, "unlearning with PD", main_runs(profile, True), jobs,

@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lib import sources
+from lib import model_check, sources
 from lib.missing import Missing
 from lib.profiles import CPU, Architecture, Runtime, Unlearning
 
@@ -107,12 +107,12 @@ def save(model, processor, folder: Path) -> None:
 def load(source: str | Path, runtime: Runtime = CPU) -> tuple:
     """A model in evaluation mode and its processor, from a folder in LLaVA's format or the hub.
 
-    Raises Missing where there is none, or no GPU or memory for it; ValueError for one that is not
-    whole.
+    Raises Missing where there is none that can be used (`model_check`), or no GPU or memory for it;
+    ValueError for one whose weights are not all there.
     """
     folder = sources.folder(source)
-    if not (folder / "config.json").exists():
-        raise Missing(f"There is no model in {folder} (no config.json).")
+    if wrong := model_check.check(folder):
+        raise Missing(" ".join(wrong))
     device = device_of(runtime)
     _check_memory(folder, runtime)
     model, info = AutoModelForImageTextToText.from_pretrained(
@@ -133,6 +133,8 @@ def _processor(folder: Path, config: LlavaConfig):
     processor.patch_size = config.vision_config.patch_size
     processor.vision_feature_select_strategy = config.vision_feature_select_strategy
     processor.num_additional_image_tokens = 1  # CLIP's CLS token
+    if processor.chat_template is None:  # the first uploads of LLaVA-1.5 had none
+        processor.chat_template = processor.tokenizer.chat_template or CHAT_TEMPLATE
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor

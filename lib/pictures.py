@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1")  # what becomes RGB without loss of meaning
+# What becomes RGB without loss of meaning; CMYK by Pillow's formula, as in the official code.
+MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK")
 MIN_SIDE = 16  # pixels: less than one patch of the smallest vision tower
 MAX_PIXELS = 50_000_000  # 150 MB as RGB; the largest phone pictures have about this many
 
@@ -20,10 +21,10 @@ class PictureError(ValueError):
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The picture as 8-bit RGB, the right way up; greyscale, palette and alpha are converted.
+    """The picture as 8-bit RGB, the right way up; greyscale, palette, CMYK, alpha are converted.
 
     Transparency is dropped, not blended, as Pillow's `convert("RGB")` does. Raises PictureError for
-    a file that is missing, damaged, moving, CMYK or of more than 8 bits, too small or too large.
+    a file that is missing, damaged, moving, of more than 8 bits, too small or too large.
     """
     try:
         with warnings.catch_warnings():

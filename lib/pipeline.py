@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib import chapters, claims, engines, harness, paths, profiles
@@ -45,6 +45,7 @@ class Plan:
     notebooks: list[Path]
     marks: dict[Path, str]  # the fingerprint of each notebook
     current: dict[Path, bool]  # whether its executed copy has that fingerprint
+    timed: bool = True  # whether the expected minutes are more than a guess
 
     def lines(self) -> list[tuple[str, float, bool]]:
         """Return (name, expected minutes, already there) of everything in its order."""
@@ -53,14 +54,20 @@ class Plan:
                         for notebook in self.notebooks]
 
 
-def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engine) -> Plan:
-    """Return the plan for these notebooks, after checking that they take our parameters."""
+def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engine,
+              expected=None) -> Plan:
+    """Return the plan for these notebooks, after checking that they take our parameters.
+
+    expected: `costs.estimate.Costs` of a real profile, None if they cannot be told.
+    """
     from lib import experiments  # takes seconds to import: not before the options are known good
 
     for notebook in notebooks:
         chapters.check_parameters(notebook, ["profile_name"])
     steps = experiments.steps(profile, [chapters.number(n) for n in notebooks], engine.slots,
                               engine.make_all)
+    hours = expected.hours(engine.slots) if expected else {}
+    steps = [replace(step, minutes=60 * hours.get(step.name, step.minutes / 60)) for step in steps]
     done = {step.id: step.is_done() for step in steps}
     for step in steps:
         done[step.id] &= all(done.get(judged, True) for judged in step.before)
@@ -70,7 +77,8 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engin
         mark = marks[notebook] = chapters.fingerprint(notebook, profile.name, needed)
         current[notebook] = (all(done[step_id] for step_id in needed)
                              and chapters.is_current(notebook, profile.name, mark))
-    return Plan(profile, engine, jobs, steps, done, notebooks, marks, current)
+    return Plan(profile, engine, jobs, steps, done, notebooks, marks, current,
+                bool(hours) or not profile.real)
 
 
 def show(plan: Plan) -> None:
@@ -79,26 +87,43 @@ def show(plan: Plan) -> None:
     print(f"Profile {plan.profile.name}, {plan.engine.summary}, results in "
           f"{paths.profile_dir(plan.profile.name)}")
     for name, minutes, there in lines:
-        print(f"  {'there already' if there else minutes_in_words(minutes):>13}  {name}")
+        words = minutes_in_words(minutes) if plan.timed else "?"
+        print(f"  {'there already' if there else words:>13}  {name}")
     left = sum(minutes for _, minutes, there in lines if not there)
-    print(f"In all: {minutes_in_words(left)}." if left else "Nothing to do.", flush=True)
+    words = minutes_in_words(left) if plan.timed else "as long as it takes on this machine"
+    print(f"In all: {words}." if left else "Nothing to do.", flush=True)
 
 
-def fits(profile: profiles.Profile, gpu: gpus.Gpu | None) -> profiles.Profile | None:
-    """Print what a real profile costs, on this machine's GPU unless one is named.
+def costs_of(profile: profiles.Profile, gpu: gpus.Gpu | None):
+    """Print what a real profile costs, on this machine's GPU unless one is named, and return it.
 
-    Returns the profile with the minutes expected there; None if it does not fit and should not
-    start.
+    None if its model's sizes are not known before it is downloaded.
     """
     from lib.costs.estimate import costs
 
     try:
         expected = costs(profile, gpu or gpus.found())
-    except ValueError as unknown:  # a model on the hub that is not LLaVA-1.5
+    except ValueError as unknown:
         print(f"What this costs cannot be told: {unknown}", flush=True)
-        return profile
+        return None
     print(expected, flush=True)
-    return None if expected.problems else expected.scheduled()
+    return expected
+
+
+def unusable(profile: profiles.Profile, look: bool) -> list[str]:
+    """What is wrong with a real profile's folders, as far as that is told in seconds.
+
+    The data only for a `look` at the plan: a run checks them whole, with every picture.
+    """
+    from lib import dataset, model_check
+
+    wrong = []
+    if Path(profile.model).is_dir():
+        wrong += model_check.check(Path(profile.model))
+    if not (look and profile.data and Path(profile.data).is_dir()):
+        return wrong
+    problems = dataset.check(profile.data, pictures=False)
+    return wrong + [str(dataset.DatasetError(Path(profile.data), problems))] * bool(problems)
 
 
 def run(plan: Plan) -> list[str]:
@@ -181,7 +206,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", default=PUBLISHED_PROFILE)
     parser.add_argument("--only")
     for setting in profiles.GIVEN:
-        parser.add_argument(f"--{setting}")
+        switch = {"action": "store_const", "const": "1"} if setting in profiles.SWITCHES else {}
+        parser.add_argument(profiles.option(setting), **switch)
     parser.add_argument("--jobs")
     parser.add_argument("--gpu")
     parser.add_argument("--engine", default="local", choices=engines.NAMES)
@@ -216,7 +242,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def hand_down(profile: profiles.Profile) -> None:
     """Let the notebooks' kernels, which know only the profile's name, find what was given."""
     if profile.real:
-        os.environ.update({profiles.variable(setting): getattr(profile, setting) or ""
+        os.environ.update({profiles.variable(setting): str(getattr(profile, setting) or "")
                            for setting in profiles.GIVEN})
 
 
@@ -263,23 +289,29 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Removing {folder}", flush=True)
         shutil.rmtree(folder)
     try:
+        expected = None
         if options.profile.real:
-            fitting = fits(options.profile, options.gpu)
-            if not (fitting or options.list):
+            if wrong := unusable(options.profile, options.list):
+                print("\n".join(wrong), file=sys.stderr)
                 return 2
-            options.profile = fitting or options.profile
+            expected = costs_of(options.profile, options.gpu)
+            if expected and expected.problems and not options.list:
+                return 2
         if options.profile.real and options.profile.data is None:  # then it is a --list
             print("Which steps are there already can be told once --data names the dataset.")
             return 0
         with engines.start(options.engine, options.jobs, options.profile.runtime.device,
                            options.address) as engine:
-            plan = make_plan(options.profile, options.notebooks, options.jobs, engine)
+            plan = make_plan(options.profile, options.notebooks, options.jobs, engine, expected)
             show(plan)
             if options.list:
                 return 0
             (folder / FAILURE).unlink(missing_ok=True)
             failures = run(plan)
     except Missing as error:
+        if options.list:  # the costs need neither the model nor a network
+            print(f"Which steps are there already cannot be told: {error}")
+            return 0
         print(f"\n{error}", file=sys.stderr)
         return 1
     except Exception as error:

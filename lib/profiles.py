@@ -141,7 +141,6 @@ class Profile:
     unlearning: Unlearning = Unlearning()
     evaluation: Evaluation = Evaluation()
     base_minutes: float = 12  # expected on two cores, for the plan
-    original_minutes: float = 0.3  # of the original model's answers
     run_minutes: float = 1.8  # of one unlearning run on one core, or on one GPU
     model: str | None = None  # folder or hub name of a LLaVA (None: our own small one)
     data: str | None = None  # folder or hub name of a dataset (None: IconWorld)
@@ -179,7 +178,6 @@ SMOKE = Profile(
     unlearning=Unlearning(steps=12, images=4, probe_every=6, checkpoint_every=6),
     evaluation=Evaluation(train_records=2, samples=1),
     base_minutes=0.4,
-    original_minutes=0.02,
     run_minutes=0.1,
 )
 # The official code's settings (config/forget_lora.yaml, accelerate_config.yaml, ckpt_infer.py).
@@ -194,16 +192,17 @@ LLAVA_7B = Profile(
                           clip=1.0, lora_rank=32, lora_alpha=256, lora_dropout=0.05,
                           max_answer_tokens=512, probe_every=250, checkpoint_every=100),
     evaluation=Evaluation(train_records=None, max_new_tokens=512, batch=None, samples=3),
-    original_minutes=200,  # both unless the GPU is known: then as `lib.costs` expects
     run_minutes=360,
     model="llava-hf/llava-1.5-7b-hf",
     runtime=Runtime(device="auto", dtype="auto", attention="auto", gradient_checkpointing=True,
                     micro_batch=4, stored_features=True),
 )
-LLAVA_13B = replace(LLAVA_7B, name="llava-13b", model="llava-hf/llava-1.5-13b-hf",
-                    original_minutes=370, run_minutes=660)
+LLAVA_13B = replace(LLAVA_7B, name="llava-13b", run_minutes=660,
+                    model="llava-hf/llava-1.5-13b-hf")
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
-GIVEN = ("model", "data", "judge", "benchmarks")  # model and data: a folder or a hub name each
+GIVEN = ("model", "data", "judge", "benchmarks", "official_quirks")  # by option or environment
+SWITCHES = ("official_quirks",)  # those of them that are on or off
+OFF = ("0", "false", "no")  # of a switch in the environment
 
 
 def data_of(profile: Profile) -> str:
@@ -213,6 +212,11 @@ def data_of(profile: Profile) -> str:
                       "hand on: download it (README, \"Running at full scale\") and give its "
                       "folder with --data, or in SAFEERASER_DATA.")
     return profile.data
+
+
+def option(setting: str) -> str:
+    """The command line's option of a setting in `GIVEN`."""
+    return f"--{setting.replace('_', '-')}"
 
 
 def variable(setting: str) -> str:
@@ -231,10 +235,12 @@ def get(name: str, **given: str | None) -> Profile:
     profile = PROFILES[name]
     if profile.real:
         chosen = {each: given.get(each) or os.environ.get(variable(each)) for each in GIVEN}
+        for each in SWITCHES:
+            chosen[each] = (chosen[each] or "0").lower() not in OFF
         return replace(profile, **{each: value for each, value in chosen.items() if value})
     if any(given.values()):
         takers = ", ".join(name for name, profile in PROFILES.items() if profile.real)
-        options = ", ".join(f"--{each}" for each in GIVEN)
+        options = ", ".join(map(option, GIVEN))
         raise ValueError(f"The profile {name} builds its own model and data, which rules judge: "
                          f"{options} are for {takers}.")
     return profile

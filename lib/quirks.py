@@ -1,7 +1,7 @@
 """What the official code does and the paper does not say, behind one switch, off by default.
 
-`Profile.official_quirks` turns all of them on, to see how far they move the numbers. Each is one
-small function here, named where it acts (places in the official code at commit 9e96612):
+`--official-quirks` turns all of them on, to see how far they move the numbers. Each is one small
+function here, named where it acts (places in the official code at commit 9e96612):
 
 - letters: `str.capitalize()` lower-cases all but a text's first letter (data_module.py:157-167);
 - partner: the PD item, and the retain item, are of another record (data_module.py:153);

@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from lib import pipeline
+from lib import experiments, pipeline
 from lib.costs import arithmetic, estimate, gpus, shapes, workload
 from lib.costs.arithmetic import GIB
 from lib.costs.gpus import KNOWN
 from lib.costs.workload import Assumed
-from lib.experiments import main_runs, sweep_runs
 from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES
 
 SEVEN = shapes.RELEASED["llava-1.5-7b"]
@@ -79,19 +78,6 @@ def test_a_faster_gpu_takes_fewer_hours_for_the_same_work():
     for one, other in zip(slow.lines, fast.lines, strict=True):
         assert (one.tokens, one.flops, one.disk) == (other.tokens, other.flops, other.disk)
         assert one.seconds >= other.seconds
-
-
-def test_the_plan_shows_the_hours_of_the_table():
-    found = estimate.costs(LLAVA_7B, KNOWN["h100"])
-    plan = found.scheduled()
-    tower, original, *_ = (line.seconds / 60 for line in found.lines)
-    runs = len(main_runs(plan, False)) + len(main_runs(plan, True)) + len(sweep_runs(plan))
-    whole = sum(line.seconds for line in found.lines) / 60
-    assert plan.original_minutes == original
-    assert tower + original + runs * plan.run_minutes == pytest.approx(whole)
-    assert replace(plan, original_minutes=LLAVA_7B.original_minutes,
-                   run_minutes=LLAVA_7B.run_minutes) == LLAVA_7B
-    assert estimate.costs(LLAVA_7B, None).scheduled() == LLAVA_7B
 
 
 def test_as_many_answers_at_once_as_the_gpu_holds_and_no_more():
@@ -174,3 +160,20 @@ def test_what_does_not_fit_does_not_start(capsys, monkeypatch, tmp_path):
     assert pipeline.main(["--profile", "llava-7b", "--data", "somebody/data"]) == 2
     assert "Too little disk" in capsys.readouterr().out
     assert not any(tmp_path.iterdir())
+
+
+def test_the_plan_s_steps_have_the_hours_of_the_costs(tiny_real):
+    found = estimate.costs(tiny_real, KNOWN["h100"])
+    steps = experiments.steps(tiny_real, ["00", "01", "02", "03", "04", "05"], 1)
+    assert found.hours().keys() == {step.name for step in steps} - {"dataset: read and checked"}
+    assert sum(found.hours().values()) == pytest.approx(
+        sum(line.seconds for line in found.lines) / 3600)
+    assert estimate.costs(tiny_real, None).hours() == {}
+
+
+def test_a_look_at_the_plan_names_what_is_wrong_with_the_data(tmp_path, capsys):
+    (tmp_path / "all_train.json").write_text('[{"image_id": "img/Sex/1.jpg"}]')
+    assert pipeline.main(["--profile", "llava-7b", "--list", "--data", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "all_train.json, record 0, SDImage_path: is missing" in said
+    assert "all_val.json: is missing" in said

@@ -67,6 +67,23 @@ def test_the_released_names_are_all_found(official, llava):
     assert all(torch.equal(loaded[name], value.float()) for name, value in ours.items())
 
 
+@pytest.mark.parametrize("place", ["nowhere", "chat_template.json", "tokenizer_config.json"])
+def test_an_older_download_asks_in_the_same_words(official, tmp_path, record, place):
+    """Without processor_config.json; the chat template elsewhere, or nowhere."""
+    folder = shutil.copytree(official[0], tmp_path / "model")
+    whole = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").unlink()
+    (folder / "preprocessor_config.json").write_text(json.dumps(whole["image_processor"]))
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    if place != "nowhere":
+        known = json.loads((folder / place).read_text()) if (folder / place).exists() else {}
+        (folder / place).write_text(json.dumps(known | {"chat_template": template}))
+    (_, theirs), (_, ours) = model.load(folder), model.load(official[0])
+    pair = record.sets()["forget"][1][0]
+    assert prompt(theirs, pair.question, True) == prompt(ours, pair.question, True)
+
+
 def test_a_model_that_lacks_a_weight_is_refused(official, tmp_path):
     folder = shutil.copytree(official[0], tmp_path / "model")
     file = folder / "model-00001-of-00002.safetensors"

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, repla
 
 import pytest
 
-from lib import profiles
+from lib import pipeline, profiles
 from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES, SMOKE, Unlearning
 
 SMALL, REAL = (SMOKE, LAPTOP), (LLAVA_7B, LLAVA_13B)
@@ -137,6 +137,22 @@ def test_a_real_profile_takes_the_model_and_data_that_are_given(monkeypatch):
     assert profiles.get("laptop") is LAPTOP, "what is set for the others is not for this one"
 
 
+@pytest.mark.parametrize(("given", "on"), [("1", True), ("True", True), ("0", False),
+                                           ("false", False), ("", False)])
+def test_the_official_quirks_are_a_switch_in_the_environment(monkeypatch, given, on):
+    monkeypatch.setenv("SAFEERASER_OFFICIAL_QUIRKS", given)
+    assert profiles.get("llava-7b") == replace(LLAVA_7B, official_quirks=on)
+
+
+def test_the_option_for_the_official_quirks_reaches_the_kernels(monkeypatch):
+    chosen = pipeline.parse(["--profile", "llava-7b", "--list", "--official-quirks"]).profile
+    assert chosen == replace(LLAVA_7B, official_quirks=True)
+    pipeline.hand_down(chosen)
+    assert profiles.get("llava-7b") == chosen
+    pipeline.hand_down(LLAVA_7B)
+    assert profiles.get("llava-7b") == LLAVA_7B
+
+
 def test_a_small_profile_refuses_a_model_and_names_those_that_take_one():
-    with pytest.raises(ValueError, match=r"--data, --judge, --benchmarks are for llava-7b"):
+    with pytest.raises(ValueError, match=r"--benchmarks, --official-quirks are for llava-7b"):
         profiles.get("laptop", data="/a/folder")

@@ -58,18 +58,24 @@ def test_as_many_answers_are_expected_as_an_evaluation_asks_for(world, tiny):
     assert workload.asked(LLAVA_7B, sizes) == len(asked) + 3 * harmful
 
 
-def test_records_are_counted_in_the_data_folder(tmp_path):
+def test_records_and_pictures_are_counted_in_the_data_folder(tmp_path):
     for split, count in (("train", 7), ("val", 3)):
-        (tmp_path / f"all_{split}.json").write_text(json.dumps([{}] * count))
-    assert workload.measured(str(tmp_path)) == Assumed(train=7, val=3)
+        records = [{"image_id": f"{split}{i}.jpg", "SDImage_path": "cup.jpg"} for i in range(count)]
+        (tmp_path / f"all_{split}.json").write_text(json.dumps(records))
+    assert workload.measured(str(tmp_path)) == Assumed(train=7, val=3, pictures=11)
+
+
+def test_a_file_that_cannot_be_read_stops_no_plan(tmp_path):
+    (tmp_path / "all_train.json").write_text('[{"image_id": "a.j')
+    assert workload.measured(str(tmp_path)) == Assumed()
 
 
 @pytest.mark.parametrize("data", [None, "somebody/data"])
 def test_without_a_folder_the_paper_s_numbers_are_assumed(data):
     sizes = workload.measured(data)
     assert sizes == Assumed()
-    assert sizes.train * 12 == 28_800, "the paper's pairs"
-    assert sizes.train + sizes.val == 3_000, "the paper's images"
+    assert (sizes.train + sizes.val) * 12 == 28_800, "the paper's pairs"
+    assert sizes.pictures == 3_000, "the paper's images"
 
 
 def test_every_assumption_says_what_it_is():

@@ -54,14 +54,21 @@ class Costs:
                     max(line.memory for line in self.lines), sum(line.disk for line in self.lines),
                     sum(line.seconds for line in self.lines))
 
-    def scheduled(self) -> Profile:
-        """The profile with the minutes that its plan shows, where the GPU's speed is known."""
-        minutes = [line.seconds / 60 for line in self.lines]
-        rows = run_rows(self.profile)
-        _tower, original, *runs = minutes[: 2 + 2 * len(rows)]  # training and answers of each
-        count = sum(map(len, rows.values()))
-        return self.profile if math.isnan(sum(minutes)) else replace(
-            self.profile, original_minutes=original, run_minutes=sum(runs) / count)
+    def hours(self, slots: int = 1) -> dict[str, float]:
+        """Hours of the plan's steps by their names, with so many runs side by side.
+
+        Nothing where the speed is not known.
+        """
+        if math.isnan(self.total.seconds):
+            return {}
+        tower, original, *runs = self.lines
+        found = {"vision tower's features": tower.seconds / 3600,
+                 "original model: answers and gate": original.seconds / 3600}
+        name = ""
+        for line in runs:  # the answers' line follows that of their training
+            name = name if line.step.startswith(" ") else line.step
+            found[name] = found.get(name, 0) + line.seconds / 3600 / slots
+        return found
 
     def __str__(self) -> str:
         where = (f"one {self.gpu.name} ({self.gpu.memory:.0f} GiB)" if self.gpu else
@@ -138,7 +145,7 @@ def _training(shape: Shape, profile: Profile, gpu: Gpu | None, assumed: Assumed,
 
 
 def _features(shape: Shape, gpu: Gpu | None, assumed: Assumed) -> Line:
-    pictures = 2 * (assumed.train + assumed.val)
+    pictures = assumed.pictures
     flops = arithmetic.tower_flops(shape, pictures)
     seconds = max(flops / _rate(gpu, assumed.reading_rate), pictures * assumed.picture_seconds)
     return Line(f"tower features of {pictures:,} pictures", pictures * shape.image_tokens, flops, 0,
@@ -176,7 +183,7 @@ def _benchmarks(shape: Shape, profile: Profile, gpu: Gpu | None, assumed: Assume
         return []
     count, prompt = models * questions, assumed.prefix + shape.image_tokens + assumed.short
     each = batch_seconds(shape, 1, prompt, assumed.word, gpu, assumed) + assumed.picture_seconds
-    return [Line(f"specificity: {questions:,} questions x {models} models",
+    return [Line(f"specificity by {profile.benchmarks}: {models} runs",
                  count * (prompt + assumed.word),
                  count * sum(arithmetic.generation_flops(shape, prompt, assumed.word)), 0,
                  arithmetic.generation_bytes(shape, 1, prompt, 1024),
