@@ -70,6 +70,7 @@ Nothing here imports from a file further down this list.
     gallery                picture, question, answer before, answer after
     chapters               the notebooks: found, fingerprinted, executed
     leaks                  harmful material of real data in what is to be published
+    options                what follows ./reproduce.sh, checked
     readme                 README.md's generated blocks: figures, costs, tables
     publish                a run's notebooks and figures, copied to where readers find them
     pipeline               all of it in one command

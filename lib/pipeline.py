@@ -6,7 +6,6 @@ held, 1 when not, 2 for an option that cannot be, 130 when stopped. A finding th
 a result: it is printed, and changes no status.
 """
 
-import argparse
 import multiprocessing
 import os
 import shutil
@@ -20,15 +19,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lib import chapters, claims, engines, harness, paths, profiles
+from lib import chapters, claims, engines, options, paths, profiles
 from lib.costs import gpus
 from lib.missing import Missing
 from lib.progress import Progress, minutes_in_words
 from lib.publish import PublishError, publish
 
 NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
-MOST_JOBS = 8  # unless asked for: each takes up to 1 GB of memory
-PUBLISHED_PROFILE = "laptop"
 FAILURE = "failure.txt"
 KINDS = {"check": "Checks of data and code", "finding": "Findings"}  # of claims, as printed
 
@@ -149,7 +146,7 @@ def _execute(plan: Plan, progress: Progress) -> list[str]:
     """Execute the notebooks that are not current, as many at once as there are jobs."""
     waiting = [notebook for notebook in plan.notebooks if not plan.current[notebook]]
     failures = {}
-    with chapters.kernels(threads=max(1, cores() // plan.jobs)):
+    with chapters.kernels(threads=max(1, options.cores() // plan.jobs)):
         pool = ThreadPoolExecutor(plan.jobs)  # each thread only waits for its kernel
         runs = {pool.submit(_timed, chapters.execute, notebook, plan.profile.name,
                             plan.marks[notebook]): notebook for notebook in waiting}
@@ -194,122 +191,41 @@ def verdict(plan: Plan, failures: list[str]) -> int:
     return int(bool(failures) or (plan.profile.strict and not held["check"].all()))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        known = ", ".join(option for action in self._actions for option in action.option_strings)
-        raise ValueError(f"{message}. Known options: {known}.")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Return the options, checked; ValueError says in one sentence what is wrong."""
-    parser = _Parser(prog="./reproduce.sh", allow_abbrev=False, add_help=False)
-    parser.add_argument("--profile", default=PUBLISHED_PROFILE)
-    parser.add_argument("--only")
-    for setting in profiles.GIVEN:
-        switch = {"action": "store_const", "const": "1"} if setting in profiles.SWITCHES else {}
-        parser.add_argument(profiles.option(setting), **switch)
-    parser.add_argument("--jobs")
-    parser.add_argument("--gpu")
-    parser.add_argument("--engine", default="local", choices=engines.NAMES)
-    parser.add_argument("--address")
-    for flag in ("--list", "--fresh", "--publish", "--test"):
-        parser.add_argument(flag, action="store_true")
-    options = parser.parse_args(arguments)
-    given = {setting: getattr(options, setting) for setting in profiles.GIVEN}
-    given |= {setting: _placed(given[setting]) for setting in ("model", "data")}
-    given["judge"] = _judge_placed(given["judge"])
-    options.profile = profiles.get(options.profile, **given)
-    harness.named(options.profile.benchmarks)
-    _check_judge(options.profile)
-    options.gpu = gpus.named(options.gpu) if options.gpu else None
-    if options.profile.real and not options.list:
-        profiles.data_of(options.profile)
-    if options.jobs is None:  # a real model fills a GPU, or all cores of a machine without
-        alone = options.profile.real and not engines.gpus()
-        options.jobs = "1" if alone else str(min(cores(), MOST_JOBS))
-    options.notebooks = [] if options.test else chapters.choose(options.only)
-    if not (options.jobs.isdecimal() and int(options.jobs) > 0):
-        raise ValueError(f"--jobs {options.jobs}: give a whole number from 1 up, the runs that go "
-                         f"side by side; this machine has {cores()} cores.")
-    options.jobs = int(options.jobs)
-    engines.check(options.engine, options.address)
-    if options.publish and (options.only or options.profile.name != PUBLISHED_PROFILE):
-        raise ValueError(f"--publish copies a full run of the profile {PUBLISHED_PROFILE}: leave "
-                         "out --only and --profile.")
-    return options
-
-
-def hand_down(profile: profiles.Profile) -> None:
-    """Let the notebooks' kernels, which know only the profile's name, find what was given."""
-    if profile.real:
-        os.environ.update({profiles.variable(setting): str(getattr(profile, setting) or "")
-                           for setting in profiles.GIVEN})
-
-
-def _placed(source: str | None) -> str | None:
-    """A folder as seen from where ./reproduce.sh was called, absolute; a hub name as it is."""
-    folder = Path(os.environ.get("SAFEERASER_CALLED_FROM", "."), source or "").resolve()
-    return str(folder) if source and folder.is_dir() else source
-
-
-def _judge_placed(name: str | None) -> str | None:
-    """A judge's name with its folders placed."""
-    kind, colon, model = (name or "").partition(":")
-    if kind == "guard":
-        model, plus, other = model.partition("+")
-        return f"{kind}{colon}{_placed(model) or ''}{plus}{_judge_placed(other) or ''}"
-    return f"{kind}{colon}{_placed(model)}" if kind == "local" and model else name
-
-
-def _check_judge(profile: profiles.Profile) -> None:
-    """Raise ValueError for a judge that could not be asked here: hours of training come first."""
-    if profile.judge != "rules":
-        from lib import judges  # takes a second to import
-
-        judges.check(profile.judge)
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    usable = getattr(os, "sched_getaffinity", None)  # macOS has none
-    return len(usable(0)) if usable else os.cpu_count() or 1
-
-
 def main(arguments: list[str] | None = None) -> int:
     try:
-        options = parse(arguments)
+        chosen = options.parse(arguments)
     except (ValueError, Missing) as error:
         print(error, file=sys.stderr)
         return 2
-    hand_down(options.profile)
-    if options.test:
+    options.hand_down(chosen.profile)
+    if chosen.test:
         return subprocess.call([sys.executable, "-m", "pytest"], cwd=paths.ROOT)
-    folder = paths.profile_dir(options.profile.name)
-    if options.fresh and not options.list and folder.exists():
+    folder = paths.profile_dir(chosen.profile.name)
+    if chosen.fresh and not chosen.list and folder.exists():
         print(f"Removing {folder}", flush=True)
         shutil.rmtree(folder)
     try:
         expected = None
-        if options.profile.real:
-            if wrong := unusable(options.profile, options.list):
+        if chosen.profile.real:
+            if wrong := unusable(chosen.profile, chosen.list):
                 print("\n".join(wrong), file=sys.stderr)
                 return 2
-            expected = costs_of(options.profile, options.gpu)
-            if expected and expected.problems and not options.list:
+            expected = costs_of(chosen.profile, chosen.gpu)
+            if expected and expected.problems and not chosen.list:
                 return 2
-        if options.profile.real and options.profile.data is None:  # then it is a --list
+        if chosen.profile.real and chosen.profile.data is None:  # then it is a --list
             print("Which steps are there already can be told once --data names the dataset.")
             return 0
-        with engines.start(options.engine, options.jobs, options.profile.runtime.device,
-                           options.address) as engine:
-            plan = make_plan(options.profile, options.notebooks, options.jobs, engine, expected)
+        with engines.start(chosen.engine, chosen.jobs, chosen.profile.runtime.device,
+                           chosen.address) as engine:
+            plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
             show(plan)
-            if options.list:
+            if chosen.list:
                 return 0
             (folder / FAILURE).unlink(missing_ok=True)
             failures = run(plan)
     except Missing as error:
-        if options.list:  # the costs need neither the model nor a network
+        if chosen.list:  # the costs need neither the model nor a network
             print(f"Which steps are there already cannot be told: {error}")
             return 0
         print(f"\n{error}", file=sys.stderr)
@@ -317,9 +233,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         return fail(error, folder)
     status = verdict(plan, failures)
-    if options.publish and failures:
+    if chosen.publish and failures:
         print("Nothing is published, because not every notebook ran.")
-    elif options.publish:
+    elif chosen.publish:
         status = max(status, publish_all(plan))
     return status
 

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from lib import chapters, engines, pipeline, profiles
+from lib.options import hand_down, parse
 from tests import toy_repository
 from tests.toy_repository import CLAIM, FIGURE, IMPORTS, notebook
 
@@ -275,7 +276,7 @@ def given(tmp_path, monkeypatch):
 
 
 def test_a_real_profile_takes_model_and_data_and_fills_one_gpu(given):
-    options = pipeline.parse(["--profile", "llava-7b", "--model", str(given / "model"),
+    options = parse(["--profile", "llava-7b", "--model", str(given / "model"),
                               "--data", "somebody/safeeraser"])
     assert options.profile.model == str(given / "model")
     assert options.profile.data == "somebody/safeeraser"
@@ -284,7 +285,7 @@ def test_a_real_profile_takes_model_and_data_and_fills_one_gpu(given):
 
 def test_a_relative_folder_is_one_from_where_the_command_was_called(given, monkeypatch):
     monkeypatch.setenv("SAFEERASER_CALLED_FROM", str(given))
-    options = pipeline.parse(["--profile", "llava-13b", "--data", "data"])
+    options = parse(["--profile", "llava-13b", "--data", "data"])
     assert options.profile.data == str(given / "data")
     assert options.profile.model == "llava-hf/llava-1.5-13b-hf"
 
@@ -296,7 +297,7 @@ def test_a_relative_folder_is_one_from_where_the_command_was_called(given, monke
 def test_a_judge_s_folder_is_one_from_there_too(judge, placed, given, monkeypatch):
     (given / "model" / "config.json").write_text("{}")
     monkeypatch.setenv("SAFEERASER_CALLED_FROM", str(given))
-    options = pipeline.parse(["--profile", "llava-7b", "--data", "data", "--judge", judge])
+    options = parse(["--profile", "llava-7b", "--data", "data", "--judge", judge])
     assert options.profile.judge == placed.format(given)
 
 
@@ -332,14 +333,14 @@ def test_a_gate_is_passed_anew_as_long_as_anything_behind_it_is_to_be_made(judge
 
 
 def test_the_kernels_find_the_same_model_and_data_by_the_profile_s_name(given):
-    profile = pipeline.parse(["--profile", "llava-7b", "--data", str(given / "data")]).profile
-    pipeline.hand_down(profile)
+    profile = parse(["--profile", "llava-7b", "--data", str(given / "data")]).profile
+    hand_down(profile)
     assert profiles.get("llava-7b") == profile
 
 
 @pytest.mark.parametrize(("options", "words"), [
     (["--profile", "llava-7b"], "give its folder with --data"),
-    (["--profile", "laptop", "--data", "x"], "--judge, --benchmarks are for llava-7b"),
+    (["--profile", "laptop", "--data", "x"], "--benchmarks, --official-quirks are for llava-7b"),
     (["--profile", "llava-7b", "--benchmarks", "GQA,MMMU"], "no benchmark 'MMMU'; known: all, GQA"),
 ])
 def test_data_that_are_missing_or_not_wanted_are_said_in_one_sentence(toy, fresh, given, options,

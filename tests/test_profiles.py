@@ -4,7 +4,8 @@ from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, repla
 
 import pytest
 
-from lib import pipeline, profiles
+from lib import profiles
+from lib.options import hand_down, parse
 from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES, SMOKE, Unlearning
 
 SMALL, REAL = (SMOKE, LAPTOP), (LLAVA_7B, LLAVA_13B)
@@ -145,11 +146,11 @@ def test_the_official_quirks_are_a_switch_in_the_environment(monkeypatch, given,
 
 
 def test_the_option_for_the_official_quirks_reaches_the_kernels(monkeypatch):
-    chosen = pipeline.parse(["--profile", "llava-7b", "--list", "--official-quirks"]).profile
+    chosen = parse(["--profile", "llava-7b", "--list", "--official-quirks"]).profile
     assert chosen == replace(LLAVA_7B, official_quirks=True)
-    pipeline.hand_down(chosen)
+    hand_down(chosen)
     assert profiles.get("llava-7b") == chosen
-    pipeline.hand_down(LLAVA_7B)
+    hand_down(LLAVA_7B)
     assert profiles.get("llava-7b") == LLAVA_7B
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import claims, environment, experiments, metrics, paths, pipeline, profiles, readme, tables
+from lib import claims, environment, experiments, metrics, paths, profiles, readme, tables
 from lib import runs as run_store
+from lib.options import parse
 from tests.test_packaging import tracked
 
 TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +66,7 @@ def test_every_command_is_one_that_is_there(command, capsys):
 
 
 def _reproduce(options):
-    pipeline.parse(options)
+    parse(options)
 
 
 def _python(options):
