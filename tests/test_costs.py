@@ -53,6 +53,16 @@ def test_four_bits_are_advised_only_where_nothing_else_fits():
     assert "four_bit=True" in on_15
 
 
+def test_the_benchmarks_are_one_more_line_of_their_own():
+    without, some, every = (
+        estimate.costs(replace(LLAVA_7B, benchmarks=names), KNOWN["h200"]).lines
+        for names in ("", "GQA,POPE", "all"))
+    assert some[:-1] == every[:-1] == without
+    assert some[-1].step == "specificity: 21,578 questions x 9 models"
+    assert every[-1].seconds == pytest.approx(some[-1].seconds * 246_815 / 21_578)
+    assert some[-1].disk > 12 * GIB, "the merged model, meanwhile"
+
+
 def test_a_gpu_that_is_too_small_for_anything_is_told_so():
     problems = estimate.costs(LLAVA_13B, replace(KNOWN["l4"], memory=6.0)).problems
     assert "take a larger GPU" in problems[0]

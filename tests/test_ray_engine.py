@@ -310,6 +310,18 @@ def test_a_cluster_that_is_not_there_is_named_with_what_to_do(runs):
     assert "ray start --address" in str(refused.value)
 
 
+def test_workers_get_lib_from_the_driver_alone(runs):
+    code = ("import ray; from lib.engines import ray_engine\n"
+            "where = lambda: __import__('lib.losses').__path__\n"
+            "with ray_engine.start(None, 1, 'cpu'):\n"
+            "    print(ray.get(ray.remote(where).remote()))\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    call = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          env=environment, timeout=600)
+    assert call.returncode == 0, call.stderr
+    assert "working_dir_files" in call.stdout
+
+
 def test_without_an_address_a_ray_of_its_own_is_started_and_stopped(runs, journal):
     code = ("from lib import ray_engine; from tests import toy_pieces; from pathlib import Path\n"
             "with ray_engine.start(None, 2, 'cpu') as cluster:\n"

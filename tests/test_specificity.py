@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import chapters, experiments, harness, specificity
+from lib import experiments, harness, specificity
 from lib.experiments import Run
 from lib.harness import HarnessError
 from lib.missing import Missing
@@ -151,9 +151,10 @@ def test_chapter_03_draws_specificity(measured):
 
 
 def test_the_chapters_claim_something_about_it(measured):
-    found = read_json(measured[0] / "claims" / "05_sarr_evaluation.json")
-    cells, = (row for row in found if "recomputation" in row["claim"])
-    assert cells["holds"]
-    book = chapters.read(measured[0] / "notebooks" / "03_over_forgetting.ipynb")
-    outputs = [cell.outputs for cell in book.cells if cell.cell_type == "code"]
-    assert "Specificity is not measured" not in json.dumps(outputs)
+    over_forgetting, table = (read_json(measured[0] / "claims" / f"{name}.json")
+                              for name in ("03_over_forgetting", "05_sarr_evaluation"))
+    costs = [row["shown"] for row in over_forgetting if "costs specificity" in row["claim"]]
+    assert len(costs) == 3
+    assert all(text.startswith("specificity 74 % before, 74 % after; ROUGE-L") for text in costs)
+    recomputed, = (row for row in table if "recomputation" in row["claim"])
+    assert recomputed["holds"], "of what this program answered; the benchmarks are lmms-eval's"

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -49,6 +49,14 @@ def test_the_runs_are_those_of_the_experiments():
                 [run.row for run in main_runs(LLAVA_7B, True)],
                 [run.row for run in sweep_runs(LLAVA_7B)]]
     assert list(workload.run_rows(LLAVA_7B).values()) == expected
+
+
+def test_the_benchmarks_are_asked_of_the_original_and_of_the_main_runs():
+    models = 1 + len(main_runs(LLAVA_7B, False)) + len(main_runs(LLAVA_7B, True))
+    asking = replace(LLAVA_7B, benchmarks="POPE,MM-Vet")
+    assert workload.benchmarked(asking) == (9_218, models)
+    assert workload.benchmarked(replace(asking, benchmarks="all"))[0] == 246_815
+    assert workload.benchmarked(LLAVA_7B)[0] == 0
 
 
 def test_as_many_answers_are_expected_as_an_evaluation_asks_for(world, tiny):

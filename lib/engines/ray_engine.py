@@ -273,5 +273,6 @@ def _runtime_environment() -> dict:
     commit, changed = provenance.git_commit(paths.ROOT)
     told = {provenance.COMMIT: f"{commit} {'changed' if changed else ''}"} if commit else {}
     # A working directory, and not a module: its lib comes before any that a node has at our path.
-    return {"working_dir": str(paths.ROOT), "excludes": ["/*", "!/lib", "__pycache__"],
-            "env_vars": told}
+    # The folder itself is a path, too: if it is excluded, Ray sends nothing.
+    only_lib = ["*", "!.", "!lib", "!lib/**", "__pycache__"]
+    return {"working_dir": str(paths.ROOT), "excludes": only_lib, "env_vars": told}
