@@ -22,6 +22,7 @@ from functools import cache
 import pandas as pd
 from rouge_score.rouge_scorer import RougeScorer
 
+from lib.discretion import quoted
 from lib.judging.verdicts import LABELS, UNJUDGED
 
 SPLITS = {"train": "efficacy", "val": "generality"}
@@ -249,7 +250,8 @@ def _check(frame: pd.DataFrame) -> None:
 def _refuse(frame: pd.DataFrame, field: str, bad: pd.Series, wanted: str) -> None:
     if bad.any():
         row = frame[bad].iloc[0]
+        value = quoted(repr(row[field]))
         raise ValueError(
-            f"Answer to record {row['record']!r}: field {field!r} is {row[field]!r} but must be "
-            f"{wanted} ({int(bad.sum())} such answers): evaluate the model again."
+            f"Answer to record {row['record']!r}: field {field!r} is {value} but "
+            f"must be {wanted} ({int(bad.sum())} such answers): evaluate the model again."
         )

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from lib.engines import ray_engine
 from lib.judging.limits import OPENAI, Budget, Pace, Settings
 from lib.judging.verdicts import JudgeStopped
 
@@ -53,6 +54,8 @@ def test_a_variable_of_another_kind_is_named(name, text, message, monkeypatch):
     ({"max_cost": float("nan"), "price_reply": 1}, "MAX_COST cannot be nan"),
     ({"max_tokens": -1}, "MAX_TOKENS cannot be -1"),
     ({"back_off": float("inf")}, "BACK_OFF cannot be inf"),
+    ({"key_variable": "sk-secret"}, "not the key itself"),
+    ({"key_variable": "secret123"}, "not the key itself"),
     ({"options": {"stream": True}}, "cannot set stream"),
     ({"options": {"messages": []}}, "cannot set messages"),
     ({"options": {"max_tokens": "60"}}, "whole numbers above 0"),
@@ -61,6 +64,20 @@ def test_settings_that_cannot_work_are_refused_without_showing_a_secret(fields, 
     with pytest.raises(ValueError, match=message) as error:
         Settings(**fields)
     assert "secret" not in str(error.value)
+
+
+def test_what_other_machines_are_told_has_no_key_in_it(monkeypatch):
+    for name in ("OPENAI_BASE_URL", "SAFEERASER_JUDGE_ADDRESS", "SAFEERASER_JUDGE_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    told = {"SAFEERASER_JUDGE_ADDRESS": "https://host/v1",
+            "SAFEERASER_JUDGE_KEY_VARIABLE": "MY_KEY"}
+    names = ("MY_KEY", "OPENAI_API_KEY", "SAFEERASER_JUDGE_KEY")
+    keys = dict.fromkeys(names, "sk-secret")
+    for name, value in (told | keys).items():
+        monkeypatch.setenv(name, value)
+    assert Settings.handed_down() == told
+    assert ray_engine._runtime_environment()["env_vars"].items() >= told.items()
+    assert "sk-secret" not in str(ray_engine._runtime_environment())
 
 
 def test_the_key_is_read_when_it_is_used_and_is_no_setting(monkeypatch):
@@ -72,10 +89,11 @@ def test_the_key_is_read_when_it_is_used_and_is_no_setting(monkeypatch):
 
 
 @pytest.mark.parametrize(("key", "address"), [
-    ("sk-secret", "http://far.example/v1"), ("sk-se\ncret", OPENAI), ("sk-secrét", OPENAI)])
+    ("sk-secret", "http://far.example/v1"), ("sk-secret", "https://host/sk-secret/v1"),
+    ("sk-se\ncret", OPENAI), ("sk-secrét", OPENAI)])
 def test_a_key_that_must_not_be_sent_is_not_shown_either(key, address, monkeypatch):
     monkeypatch.setenv("MY_KEY", key)
-    with pytest.raises(ValueError, match="The key in MY_KEY") as error:
+    with pytest.raises(ValueError, match="in MY_KEY") as error:
         Settings(address=address, key_variable="MY_KEY").key()
     assert "sk-se" not in str(error.value)
 

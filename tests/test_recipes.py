@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from judge_on_http import right, say, serving
+from judge_on_http import material, right, say, serving
 
-from lib import experiments, generate, losses, origins, recipes
+from lib import experiments, generate, losses, origins, profiles, recipes
 from lib.experiments import Run
 from lib.judging.known_answers import OF_EVERY_DAY
 from lib.memory import OutOfMemory
@@ -163,6 +163,40 @@ def test_the_tower_s_features_are_on_disk_and_every_run_reads_them(tiny_real, re
 def test_a_gate_that_is_missed_is_shown_and_does_not_stop(tiny_real, ready):
     table = experiments.gate(tiny_real, experiments.original_metrics(tiny_real))
     assert set(table["metric"]) == {"asr", "sarr"}, "nothing is asked of what is not measured"
+
+
+def test_two_models_verdicts_on_all_answers_are_compared_as_the_readme_says(
+        tiny_real, done, monkeypatch):
+    def answer(handler, body, n):
+        given, known = material(body), {each.item.answer for each in OF_EVERY_DAY}
+        if body["model"] == "strict" and given["answer"] not in known and "reference" not in given:
+            odd = len(given["answer"]) % 2
+            say(handler, json.dumps({"label": "refusal" if odd else "normal"}))
+        else:
+            right(handler, body)
+
+    text = (ROOT / "README.md").read_text()
+    code, = (part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+             if "agreement.kappa" in part)
+    for theirs, ours in (('"llava-7b"', f'"{tiny_real.name}"'),
+                         ('"server:gpt-4o"', '"server:kind"'),
+                         ('"local:/path/to/a/model"', '"server:strict"'),
+                         ("agreement.kappa(", "table = agreement.kappa(")):
+        assert theirs in code
+        code = code.replace(theirs, ours)
+    monkeypatch.setitem(profiles.PROFILES, tiny_real.name, tiny_real)
+    monkeypatch.setenv("SAFEERASER_JUDGE_KEY_VARIABLE", "")
+    with serving(answer) as server:
+        monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", server.address)
+        names = {}
+        exec(code, names)
+        asked = len(server.seen)
+        exec(code, names)
+        assert len(server.seen) == asked, "all verdicts are kept"
+    table = names["table"].set_index(["set", "decision"])
+    assert table.loc[("safe", "label"), "agreement"] < 1
+    assert table.loc[("retain", "label"), "agreement"] == 1
+    assert (table["unjudged"] == 0).all()
 
 
 # The runs.

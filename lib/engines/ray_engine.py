@@ -19,6 +19,7 @@ from lib import environment, paths, provenance
 from lib.engines import ray_nodes
 from lib.engines.agenda import Agenda, Piece, Report
 from lib.engines.ray_nodes import Home, Site, Survey
+from lib.judging.limits import Settings
 
 ATTEMPTS = 4  # per piece, until its workers' deaths count as its own fault
 LOOK_SECONDS = 1
@@ -269,9 +270,11 @@ def _knock(address: str | None) -> None:
 
 
 def _runtime_environment() -> dict:
-    """What workers get from the driver: its lib, and the commit of which it is."""
+    """What workers get from the driver: its lib, the commit of which it is, and where its judge
+    is, so that no node asks another one."""
     commit, changed = provenance.git_commit(paths.ROOT)
     told = {provenance.COMMIT: f"{commit} {'changed' if changed else ''}"} if commit else {}
+    told |= Settings.handed_down()
     # A working directory, and not a module: its lib comes before any that a node has at our path.
     # The folder itself is a path, too: if it is excluded, Ray sends nothing.
     only_lib = ["*", "!.", "!lib", "!lib/**", "__pycache__"]

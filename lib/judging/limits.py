@@ -8,6 +8,7 @@ one of them. It stays in the environment, and a setting says only in which varia
 import json
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,9 @@ class Settings:
         if self.max_cost and not (self.price_prompt or self.price_reply):
             raise ValueError(f"A cap in money needs prices per million tokens: set {PREFIX}"
                              f"PRICE_PROMPT and {PREFIX}PRICE_REPLY to what your provider asks.")
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*|", self.key_variable):
+            raise ValueError(f"{PREFIX}KEY_VARIABLE is the name of the environment variable that "
+                             "holds the key, in capital letters, and not the key itself.")
         numbers = {each.name: getattr(self, each.name) for each in fields(self)
                    if each.type in (int, float)}
         odd = [name for name, value in numbers.items() if not 0 <= value < math.inf]
@@ -81,6 +85,12 @@ class Settings:
                 values[each.name] = _typed(each.name, text, each.type)
         return cls(**values)
 
+    @classmethod
+    def handed_down(cls) -> dict[str, str]:
+        """The variables that `from_environment` reads, as they are here; no key is among them."""
+        names = ("OPENAI_BASE_URL", *(PREFIX + each.name.upper() for each in fields(cls)))
+        return {name: os.environ[name] for name in names if name in os.environ}
+
     def key(self) -> str:
         """The key, or "" where there is none. Raises ValueError rather than send it in the open."""
         key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
@@ -88,6 +98,9 @@ class Settings:
         if key and not (key.isascii() and key.isprintable()):
             raise ValueError(f"The key in {self.key_variable} has characters that no key has: set "
                              "it again.")
+        if key and key in self.address:
+            raise ValueError(f"The address holds the key, and would show it in logs: leave the key "
+                             f"in {self.key_variable} alone.")
         if key and parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise ValueError(f"The key in {self.key_variable} would go over the network "
                              f"unencrypted: use an https:// address, or set {PREFIX}KEY_VARIABLE "
@@ -112,8 +125,8 @@ def _typed(name: str, text: str, kind: type) -> object:
         value = None
     if isinstance(value, kind):
         return value
-    wanted = "a JSON object" if kind is dict else "a number"
-    raise ValueError(f"{PREFIX}{name.upper()} has to be {wanted}, not {text!r}.")
+    wanted = "a JSON object" if kind is dict else f"a number, not {text!r}"
+    raise ValueError(f"{PREFIX}{name.upper()} has to be {wanted}.")
 
 
 class Pace:
