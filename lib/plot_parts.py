@@ -284,7 +284,8 @@ def grid(title: str, rows: int, columns: int, size: tuple[float, float], **kwarg
 
 def headline(fig, title: str, width: float, size: int = 11) -> None:
     """A title over a (sub)figure `width` inches wide, in as many lines as it takes."""
-    lines = textwrap.fill(title, int(width * 105 / size))
+    whole = title.replace(" %", "\xa0%")  # a number and its sign stay together
+    lines = textwrap.fill(whole, int(width * 105 / size)).replace("\xa0", " ")
     fig.suptitle(lines, x=0.01, ha="left", fontsize=size, fontweight="bold", parse_math=False)
 
 

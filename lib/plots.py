@@ -319,7 +319,7 @@ def _run_line(run: tuple[str, int], behind: int) -> dict:
 
     behind: how many runs are drawn after this one.
     """
-    shape = {"linewidth": 1.6 + 1.2 * behind, "markersize": 5 + 3 * behind}
+    shape = {"linewidth": 1.6 + 1.2 * behind, "markersize": 5 + 3 * behind, "clip_on": False}
     shape["linestyle"] = "-" if run[1] or run[0] == "vanilla" else "--"
     return {"label": run_name(*run), **shape, **point_look(*run)}
 
