@@ -53,6 +53,13 @@ def test_four_bits_are_advised_only_where_nothing_else_fits():
     assert "four_bit=True" in on_15
 
 
+def test_answers_are_judged_with_what_is_advised_for_training():
+    training, *answers = estimate.costs(LLAVA_13B, KNOWN["rtx-5090"]).problems
+    assert "With four_bit=True in" in training, "and nothing that is not needed"
+    batch = int(re.search(r"batch=(\d+) in", "".join(answers) or "batch=24 in")[1])
+    assert batch > 12, "the weights are in a quarter of the memory then"
+
+
 def test_a_gpu_that_is_too_small_for_anything_is_told_so():
     problems = estimate.costs(LLAVA_13B, replace(KNOWN["l4"], memory=6.0)).problems
     assert "take a larger GPU" in problems[0]
