@@ -58,9 +58,15 @@ def test_the_benchmarks_are_one_more_line_of_their_own():
         estimate.costs(replace(LLAVA_7B, benchmarks=names), KNOWN["h200"]).lines
         for names in ("", "GQA,POPE", "all"))
     assert some[:-1] == every[:-1] == without
-    assert some[-1].step == "specificity: 21,578 questions x 9 models"
+    assert some[-1].step == "specificity by GQA,POPE: 9 runs"
     assert every[-1].seconds == pytest.approx(some[-1].seconds * 246_815 / 21_578)
     assert some[-1].disk > 12 * GIB, "the merged model, meanwhile"
+
+
+def test_answers_are_judged_with_what_is_advised_for_training():
+    training, *answers = estimate.costs(LLAVA_13B, KNOWN["rtx-5090"]).problems
+    assert "With four_bit=True in" in training, "and nothing that is not needed"
+    assert answers == [], "the weights are in a quarter of the memory then"
 
 
 def test_a_gpu_that_is_too_small_for_anything_is_told_so():

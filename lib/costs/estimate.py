@@ -223,11 +223,14 @@ def _problems(shape: Shape, profile: Profile, gpu: Gpu | None, assumed: Assumed,
     found = short if free < needed else []
     if gpu is None:
         return found
-    return found + _training_problem(shape, profile, gpu, assumed) + _answering_problem(
-        shape, profile, gpu, assumed)
+    problem, runtime = _training_problem(shape, profile, gpu, assumed)
+    advised = replace(profile, runtime=runtime)
+    return found + problem + _answering_problem(shape, advised, gpu, assumed)
 
 
-def _training_problem(shape: Shape, profile: Profile, gpu: Gpu, assumed: Assumed) -> list[str]:
+def _training_problem(shape: Shape, profile: Profile, gpu: Gpu,
+                      assumed: Assumed) -> tuple[list[str], Runtime]:
+    """What does not fit, if anything; and the runtime that does."""
     room, settings = gpu.memory * GIB * assumed.usable, profile.unlearning
     steps = [step_rows(row, settings.images, settings.queries, shape.image_tokens, assumed)
              for rows in run_rows(profile).values() for row in rows]
@@ -236,18 +239,19 @@ def _training_problem(shape: Shape, profile: Profile, gpu: Gpu, assumed: Assumed
         return max(training_memory(shape, rows, profile, runtime) for rows in steps)
 
     if peak(profile.runtime) <= room:
-        return []
+        return [], profile.runtime
     fitting = next((way for way in _smaller(profile.runtime) if peak(way) <= room), None)
-    return [f"Too little GPU memory for training: {peak(profile.runtime) / GIB:.0f} GiB are "
+    problem = (f"Too little GPU memory for training: {peak(profile.runtime) / GIB:.0f} GiB are "
             f"needed, {room / GIB:.0f} of {gpu.memory:.0f} GiB can be used. " + (
                 f"With {_difference(profile.runtime, fitting)} in the profile's Runtime "
                 f"(lib/profiles.py) it takes {peak(fitting) / GIB:.0f} GiB." if fitting else
-                "Nothing that can be set makes it fit: take a larger GPU or the smaller model.")]
+                "Nothing that can be set makes it fit: take a larger GPU or the smaller model."))
+    return [problem], fitting or profile.runtime
 
 
 def _smaller(runtime: Runtime) -> list[Runtime]:
     """Ways that need less memory, those that cost the least time first."""
-    rows = [n for n in (8, 4, 2, 1) if n < (runtime.micro_batch or 99)] or [1]
+    rows = [n for n in (8, 4, 2, 1) if n <= (runtime.micro_batch or 99)]
     return [replace(runtime, micro_batch=n, gradient_checkpointing=checkpointing, four_bit=bits)
             for bits in sorted({runtime.four_bit, True})
             for checkpointing in sorted({runtime.gradient_checkpointing, True}) for n in rows]
