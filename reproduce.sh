@@ -6,6 +6,7 @@
 #                          llava-7b, llava-13b: the paper's models, with SafeEraser's own data
 #     --model PLACE        for these: a LLaVA-1.5, as a local folder or a hub name
 #     --data PLACE         for these: SafeEraser's dataset, as a local folder or a hub name
+#     --judge NAME         for these: rules, local:MODEL, server:MODEL or guard:MODEL+JUDGE
 #     --only NN[,NN]       these chapters, with what they need
 #     --jobs N             so many runs side by side
 #     --engine ray         the runs as tasks of Ray (an extra) instead of processes here: of a Ray
