@@ -12,7 +12,7 @@ from judge_on_http import items
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lib import judges
+from lib import judges, sources
 from lib.judges import AskingJudge, GuardedJudge
 from lib.judging import guard_prompts, local
 from lib.judging.cache import Cache
@@ -125,6 +125,15 @@ def test_memory_that_is_too_small_for_a_batch_halves_it(scripted, tmp_path, monk
     monkeypatch.setattr(LlamaForCausalLM, "generate", at_most_two)
     assert ask(scripted, tmp_path, 6)[0][:3] == ["normal", "refusal", "normal"]
     assert sizes[:3] == [6, 3, 1]
+
+
+def test_other_weights_in_the_same_folder_are_another_judge(scripted, tmp_path):
+    folder = saved(tmp_path / "model", scripted=True)
+    before = LocalJudge(folder).options
+    assert before == LocalJudge(scripted).options, "the same files elsewhere are the same judge"
+    saved(tmp_path / "model", scripted=False)
+    sources.identity.cache_clear()
+    assert LocalJudge(folder).options != before
 
 
 @pytest.mark.parametrize(("template", "name", "message"), [

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lib import sources
 from lib.judging import prompts
 from lib.judging.cache import Cache
 from lib.judging.verdicts import ABSTAINED, Item, JudgeStopped
@@ -25,8 +27,9 @@ class LocalJudge:
 
     def __init__(self, model: str, wording: ModuleType = prompts):
         kind = "local" if wording is prompts else "guard"
-        self.name, self.model, self.options = f"{kind}:{model}", model, {}
-        self.wording = wording
+        self.name, self.model, self.wording = f"{kind}:{model}", model, wording
+        # Other files under the same path are another judge.
+        self.options = sources.identity(model) if Path(model).is_dir() else {}
 
     def ask(self, items: Mapping[str, Item], cache: Cache,
             done: Callable[[int], None] = lambda count: None) -> None:
