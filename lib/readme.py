@@ -4,7 +4,6 @@
 between `<!-- its name: generated -->` and `<!-- end -->`.
 """
 
-import ast
 import json
 import re
 from datetime import datetime
@@ -208,14 +207,12 @@ def hours() -> str:
 
 
 def tree() -> str:
-    """The notebooks with their titles, lib with its words for each file, the tests with theirs."""
-    about = {"notebooks": {path.name: _title(path) for path in chapters.find()},
-             "lib": {_place(name): words for name, words in
-                     re.findall(r"^    ([\w/]+)  +(.+)$", lib.__doc__, re.MULTILINE)},
-             "tests": {path.name: _about(path)
-                       for path in sorted((paths.ROOT / "tests").glob("*.py"))}}
-    *shown, tests = [_listing(folder, files) for folder, files in about.items()]
-    return "\n\n".join([*shown, _folded("The tests, which mirror lib", tests)])
+    """The notebooks with their titles, and lib, folded, with its words for each file."""
+    titles = {path.name: _title(path) for path in chapters.find()}
+    words = {_place(name): words for name, words in
+             re.findall(r"^    ([\w/]+)  +(.+)$", lib.__doc__, re.MULTILINE)}
+    return "\n\n".join([_listing("notebooks", titles),
+                        _folded("lib, in the order in which data flows", _listing("lib", words))])
 
 
 def _place(name: str) -> str:
@@ -231,12 +228,6 @@ def _listing(folder: str, files: dict[str, str]) -> str:
 def _title(notebook: Path) -> str:
     heading = chapters.read(notebook).cells[0].source.splitlines()[0]
     return re.sub(r"^#\s*(\d+\s*[·.:]?\s*)?", "", heading)
-
-
-def _about(path: Path) -> str:
-    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    whole = " ".join(said.split()) or path.name.replace("test_", "lib/")
-    return re.split(r"(?<!\.)[.:] ", whole)[0].rstrip(".:").replace("`", "")
 
 
 def _published(name: str) -> pd.DataFrame:

@@ -126,9 +126,9 @@ def test_what_is_at_the_top_of_the_repository_is_in_the_tree():
     assert there - {".ci", ".gitignore"} <= named
 
 
-def test_the_tree_lists_exactly_the_chapters_lib_and_the_tests():
+def test_the_tree_lists_exactly_the_chapters_and_lib():
     tree = readme.tree()
-    for folder, kind in (("notebooks", "ipynb"), ("lib", "py"), ("tests", "py")):
+    for folder, kind in (("notebooks", "ipynb"), ("lib", "py")):
         lines = re.search(rf"```text\n{folder}/\n(.*?)\n```", tree, re.DOTALL)[1].splitlines()
         listed = {Path(line.split()[0]) for line in lines}
         top = paths.ROOT / folder
