@@ -97,6 +97,7 @@ def in_notebook(book, known: Sequence[Secrets]) -> list[str]:
         data = [part for output in cell.get("outputs", []) for part in _data(output)]
         data += [part for kinds in cell.get("attachments", {}).values()
                  for part in kinds.items()]
+        data += [("text/plain", cell.source), ("text/plain", json.dumps(cell.metadata))]
         found += [f"cell {number} shows {what}" for what in _whats(data, known)]
     return found
 
@@ -129,11 +130,20 @@ def _whats(data: Sequence[tuple[str, str]], known: Sequence[Secrets]) -> list[st
     texts = [value for kind, value in data
              if not kind.startswith("image/") or kind == "image/svg+xml"]
     pictures += [_decoded(part) for text in texts for part in INLINE.findall(text)]
-    words = "\n".join(INLINE.sub("", text) for text in texts)
+    words = "\n".join([*(INLINE.sub("", text) for text in texts), *map(_noted, pictures)])
     harmful = [any(each.quoted_in(words) for each in known),
                any(each.shown_in(picture) for each in known for picture in pictures)]
     names = ("a harmful answer of real data", "a harmful picture of real data")
     return [name for name, there in zip(names, harmful, strict=True) if there]
+
+
+def _noted(image: bytes) -> str:
+    """The texts that an encoded picture carries beside its pixels."""
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            return "\n".join(str(value) for value in picture.info.values())
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return ""
 
 
 def _decoded(text: str) -> bytes:
@@ -150,5 +160,5 @@ def in_file(path: Path, known: Sequence[Secrets]) -> list[str]:
     if path.suffix in PICTURES:
         content = base64.b64encode(path.read_bytes()).decode()
         return _whats([("image/png", content)], known)
-    return []
+    return ["what cannot be looked through for harmful material"] if known else []
 

@@ -8,6 +8,7 @@ import json
 import pandas as pd
 import pytest
 from nbformat import v4
+from PIL import PngImagePlugin
 
 from lib import gallery, leaks
 from lib.pictures import open_image
@@ -92,6 +93,15 @@ def test_what_is_harmless_is_let_through(data, known):
     assert leaks.in_notebook(book(*outputs), known) == []
 
 
+def test_words_and_metadata_of_cells_are_looked_through_too(data, known):
+    harmful = data.train[1].unsafe_pairs[0].harmful_answer
+    page = v4.new_notebook(cells=[
+        v4.new_markdown_cell(f"It said: {harmful}"), v4.new_code_cell(f"said = {harmful!r}"),
+        v4.new_markdown_cell("nothing", metadata={"note": harmful})])
+    assert leaks.in_notebook(page, known) == [
+        f"cell {number} shows a harmful answer of real data" for number in (1, 2, 3)]
+
+
 SOURCES = [("show_harmful = False", False), ("show_harmful = True", True),
            ("show_harmful = 1 > 0", True), ("%matplotlib inline\nshow(rows, show_harmful)", False),
            ("gallery.show(rows, show_harmful=True)", True),
@@ -112,6 +122,16 @@ def test_figures_and_tables_are_looked_through_too(data, known, tmp_path):
     found = {name: leaks.in_file(tmp_path / name, known) for name in ("a.csv", "b.png", "c.md")}
     assert found == {"a.csv": ["a harmful answer of real data"],
                      "b.png": ["a harmful picture of real data"], "c.md": []}
+
+
+def test_a_picture_s_own_texts_and_files_of_other_kinds_are_not_let_through(data, known, tmp_path):
+    noted = PngImagePlugin.PngInfo()
+    noted.add_text("Description", data.train[1].unsafe_pairs[0].harmful_answer)
+    real_data.photograph(77).save(tmp_path / "a.png", pnginfo=noted)
+    assert leaks.in_file(tmp_path / "a.png", known) == ["a harmful answer of real data"]
+    (tmp_path / "b.pdf").write_bytes(b"%PDF")
+    assert "cannot be looked through" in leaks.in_file(tmp_path / "b.pdf", known)[0]
+    assert leaks.in_file(tmp_path / "b.pdf", []) == []
 
 
 def test_the_store_s_real_datasets_are_known_with_what_models_said_to_them(data, tmp_path):
