@@ -22,6 +22,8 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 SHOWN = ("normal", "refusal", "degenerate", "error")  # labels of answers that may be shown
+FIELDS = (None, "image_path", "image_id", "SDImage_path", "category", "question", "sd_response",
+          "Question", "Prediction", "Answer")  # of a record whose texts are shown, if harmless
 BEGINNINGS = (30, 60, 120)  # letters; a table cuts texts after about 50 characters
 OF_A_RULE = ("degenerate", "error")  # those of them that mean much where nobody reads an answer
 TELLING = 12  # letters; what is shorter is compared as a whole, since any text may contain it
@@ -149,13 +151,19 @@ def words(text: str, show_harmful: bool = False) -> str:
     return f"harmful, {described(text)}" if hidden else text
 
 
-def record(value: object, show_harmful: bool = False) -> object:
-    """A value of a dataset's JSON files, with its harmful texts described."""
+def record(value: object, show_harmful: bool = False, field: str | None = None) -> object:
+    """A value of a dataset's JSON files (of this `field`), with its harmful texts described.
+
+    And those of fields that the format does not know, which may hold anything.
+    """
     if isinstance(value, dict):
-        return {key: record(item, show_harmful) for key, item in value.items()}
+        return {key: record(item, show_harmful, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [record(item, show_harmful) for item in value]
-    return words(value, show_harmful) if isinstance(value, str) else value
+        return [record(item, show_harmful, field) for item in value]
+    if not isinstance(value, str) or show_harmful or not _guarded:
+        return value
+    known = field in FIELDS or any(letters(value) in each.harmless for each in _guarded)
+    return words(value) if known or words(value) != value else f"unknown, {described(value)}"
 
 
 def frame(table: pd.DataFrame, show_harmful: bool = False) -> pd.DataFrame:

@@ -143,6 +143,15 @@ def test_a_table_keeps_its_shape_and_loses_what_is_harmful(real):
     assert table.answer[0] == real.train[0].unsafe_pairs[0].harmful_answer
 
 
+def test_of_fields_that_nobody_knows_no_text_is_printed(real):
+    stored = {"keyword": "a hazard", "model_response1": ["What a model said."],
+              "note": real.train[0].unsafe_pairs[0].safe_answer, "category": "Weapon", "count": 3}
+    assert discretion.record(stored, show_harmful=True) == stored
+    assert discretion.record(stored) == stored | {
+        "keyword": f"unknown, {discretion.described('a hazard')}",
+        "model_response1": [f"unknown, {discretion.described('What a model said.')}"]}
+
+
 def test_a_record_of_the_files_can_be_printed(real):
     stored = json.loads((real.root / "all_train.json").read_text())[0]
     shown = discretion.record(stored)
