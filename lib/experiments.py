@@ -6,6 +6,7 @@ one thread each: a run's numbers then do not depend on how many are at work.
 """
 
 import re
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from lib import dataset as datasets
 from lib import discretion, generate, losses, metrics, origins, quirks, recipes, runs
@@ -267,9 +269,19 @@ def ensure(profile: Profile, chosen: Sequence[Run], jobs: int, report: Report = 
 def _piece(name: str, profile: Profile, describe: Callable, *details) -> Piece:
     """What `describe(profile, *details)` makes, from what it needs."""
     made = describe(profile, *details)
-    return Piece(name, made.folder(), partial(_make, describe, profile, *details),
-                 needs=tuple(need.folder() for need in made.needs))
+    given = [Path(place) for place in (profile.model, profile.data) if place]
+    return Piece(name, made.folder(),
+                 partial(_make, made.folder().name, describe, profile, *details),
+                 needs=tuple(need.folder() for need in made.needs),
+                 reads=tuple(folder for folder in given if folder.is_dir()))
 
 
-def _make(describe: Callable, *details_and_report) -> None:
-    describe(*details_and_report).make()
+def _make(wanted: str, describe: Callable, profile: Profile, *details_and_report) -> None:
+    """Make a piece where it was sent to, with one thread: results must not depend on the engine."""
+    torch.set_num_threads(1)
+    made = describe(profile, *details_and_report)
+    if made.folder().name != wanted:
+        raise ValueError(
+            f"{wanted} cannot be made on {socket.gethostname()}: {profile.model} or {profile.data} "
+            "holds other files there than where the command was started.")
+    made.make()

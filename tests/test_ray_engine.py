@@ -48,11 +48,16 @@ def elsewhere(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def nodes(elsewhere):
-    """A cluster: its head works in the driver's runs folder, its second node in one of its own."""
+def nodes(elsewhere, tmp_path_factory):
+    """A cluster: its head works in the driver's runs folder, its second node in one of its own.
+
+    Of the repository its nodes have only tests/, where the toy pieces are: lib has to be sent.
+    """
+    theirs = tmp_path_factory.mktemp("on_nodes")
+    (theirs / "tests").symlink_to(ROOT / "tests")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SAFEERASER_RUNS", raising=False)
-        patch.setenv("PYTHONPATH", str(ROOT))  # workers take their pieces from tests/
+        patch.setenv("PYTHONPATH", str(theirs))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_register_timeout_seconds", "600")
         cluster = Cluster(initialize_head=True,
@@ -239,7 +244,7 @@ def workers_of(node):
 
 
 def driver(runs, tag, journal, pause, address):
-    environment = {**os.environ, "SAFEERASER_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "SAFEERASER_RUNS": str(runs)}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.toy_pieces", tag, str(journal), str(pause), address],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -310,14 +315,16 @@ def test_a_cluster_that_is_not_there_is_named_with_what_to_do(runs):
     assert "ray start --address" in str(refused.value)
 
 
-def test_without_an_address_a_ray_of_its_own_is_started_and_stopped(runs, journal):
-    code = ("from lib import ray_engine; from tests import toy_pieces; from pathlib import Path\n"
+def test_without_an_address_a_ray_of_its_own_is_started_and_stopped(nodes, runs, journal, tmp_path):
+    code = ("from lib.engines import ray_engine; from tests import toy_pieces\n"
+            "from pathlib import Path\n"
             "with ray_engine.start(None, 2, 'cpu') as cluster:\n"
             "    print(cluster.summary, cluster.slots)\n"
             f"    cluster.make_all(toy_pieces.pieces('own', Path({str(journal)!r})), 2, print)\n")
     own = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                         env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=600)
+                         env={**os.environ, "HOME": str(tmp_path)}, timeout=600)
     assert own.returncode == 0, own.stderr
     assert "on a Ray of its own" in own.stdout
     assert_all_is_there_once(toy_pieces.pieces("own", journal), journal)
     assert Store(runs / "toy").is_done("step0", {"tag": "own"})
+    assert not (tmp_path / ".ray").exists(), "a token there changes how later clusters start"

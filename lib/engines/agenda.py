@@ -22,13 +22,15 @@ class Piece:
     """One result, in `folder` of the driver's store when it is made.
 
     `make(report)` makes it in the store of the process that calls it, and nothing if it is there;
-    it has to be picklable. `needs` are the results in the driver's store that it reads.
+    it has to be picklable. `needs` are the results in the driver's store that it reads, `reads` the
+    folders outside of any store: a model, a dataset.
     """
 
     name: str
     folder: Path
     make: Callable[[Report], object]
     needs: tuple[Path, ...] = ()
+    reads: tuple[Path, ...] = ()
 
 
 class Agenda:

@@ -6,6 +6,7 @@ by Ray's own retries: before each further attempt this looks at what the lost on
 """
 
 import os
+import secrets
 import signal
 import socket
 import time
@@ -98,7 +99,8 @@ class _Shift:
         self.finished: dict[Path, Site] = {}  # results in nodes' own runs folders
         self.begun: dict[Path, list[str]] = {}  # the nodes that see a checkpoint, if not all do
         self.sent: Counter[str] = Counter()  # how often to each of these
-        self.is_stale, self.requirements = True, environment.needed()
+        self.is_stale, self.asked = True, set()  # the nodes whose packages were looked for
+        self.requirements = environment.needed()
         self.make = self.ray.remote(num_cpus=1, num_gpus=cluster.needs.get("GPU", 0),
                                     max_retries=0)(ray_nodes.make)
         self.survey = self.ray.remote(num_cpus=0, max_retries=0)(ray_nodes.survey)
@@ -120,34 +122,39 @@ class _Shift:
             if piece is None:
                 self.is_stale = True  # other drivers have the rest, and may leave it to this one
                 return
-            if self.is_stale:
+            if self.is_stale or self.cluster.rooms().keys() - self.asked:
                 self._look_around()
             self._give_out(piece)
 
     def _look_around(self) -> None:
-        """Learn what nodes with runs folders of their own have. RuntimeError if one lacks
-        packages."""
-        wanted = [self._name(piece) for piece in (*self.agenda.waiting, *self.agenda.at_work)]
-        surveys = self._surveys(wanted)
+        """Learn what nodes with runs folders of their own have. RuntimeError if one lacks packages,
+        or a folder that is read."""
+        pieces = (*self.agenda.waiting, *self.agenda.at_work)
+        wanted = [self._name(piece) for piece in pieces]
+        surveys = self._surveys(wanted, sorted({path for piece in pieces for path in piece.reads}))
         lacking = [f"{found.site.host} lacks {', '.join(found.lacks)}"
                    for found in surveys if found.lacks]
         if lacking:
-            raise RuntimeError(f"Not every node of the cluster has the packages: "
-                               f"{'; '.join(lacking)}. Install requirements.lock there.")
-        self.is_stale, self.requirements = False, None  # packages are looked for once
+            raise RuntimeError(
+                f"Not every node of the cluster has what a run needs: {'; '.join(lacking)}. "
+                "Install requirements.lock there; folders have to be at the same path everywhere.")
+        self.is_stale = False
         self.finished = {name: found.site for found in surveys for name in found.finished}
         seen = {name: [found.site.node for found in surveys if name in found.begun]
                 for name in wanted}
         self.begun = {name: nodes for name, nodes in seen.items() if 0 < len(nodes) < len(surveys)}
 
-    def _surveys(self, wanted: list[Path]) -> list[Survey]:
+    def _surveys(self, wanted: list[Path], folders: list[Path]) -> list[Survey]:
         """Return what the nodes with room answer in time; one that is lost meanwhile is none."""
+        rooms = self.cluster.rooms()
+        new = rooms.keys() - self.asked
+        self.asked |= new
         tasks = [self.survey.options(scheduling_strategy=ray_nodes.on(node))
-                 .remote(self.home, wanted, self.requirements)
-                 for node, room in self.cluster.rooms().items() if room]
+                 .remote(self.home, wanted, self.requirements if node in new else (), folders)
+                 for node, room in rooms.items() if room]
         if not tasks:
             return []
-        seconds = ANSWER_SECONDS[self.requirements is None]
+        seconds = ANSWER_SECONDS[not new]
         ready, _ = self.ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
         answers = []
         for task in ready:
@@ -242,6 +249,8 @@ def start(address: str | None, jobs: int, device: str) -> Iterator[Cluster]:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them over the network
+    if not address:  # else Ray writes one into the home folder, for which later clusters then ask
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     own = {"address": "local", "num_cpus": jobs, "include_dashboard": False,
            "object_store_memory": OWN_MEMORY}
     before = signal.getsignal(signal.SIGTERM)
@@ -249,16 +258,22 @@ def start(address: str | None, jobs: int, device: str) -> Iterator[Cluster]:
         _knock(address)
         ray.init(**({"address": address} if address else own), logging_level="ERROR",
                  log_to_driver=False, runtime_env=_runtime_environment())
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RuntimeError(f"Ray could not be reached at {address or 'this machine'}: {error}\n"
-                           "This machine has to be a node of the cluster itself (ray start "
-                           "--address=HOST:PORT), with the same versions of Ray and Python."
-                           ) from error
+                           f"{_advice(error)}") from error
     signal.signal(signal.SIGTERM, before)  # Ray's would end this process without a word
     try:
         yield Cluster(ray, f"Ray at {address}" if address else "a Ray of its own", device)
     finally:
         ray.shutdown()
+
+
+def _advice(error: Exception) -> str:
+    if "AuthToken" in f"{error} {error.__cause__}":
+        return ("The cluster asks for its token: set RAY_AUTH_MODE=token for this command and "
+                "every ray start, with the same ~/.ray/auth_token on every machine.")
+    return ("This machine has to be a node of the cluster itself (ray start --address=HOST:PORT), "
+            "with the same versions of Ray and Python.")
 
 
 def _knock(address: str | None) -> None:
@@ -273,5 +288,6 @@ def _runtime_environment() -> dict:
     commit, changed = provenance.git_commit(paths.ROOT)
     told = {provenance.COMMIT: f"{commit} {'changed' if changed else ''}"} if commit else {}
     # A working directory, and not a module: its lib comes before any that a node has at our path.
-    return {"working_dir": str(paths.ROOT), "excludes": ["/*", "!/lib", "__pycache__"],
-            "env_vars": told}
+    # What stays here is listed: a pattern for all of it would match the directory itself.
+    others = [f"/{path.name}" for path in paths.ROOT.iterdir() if path.name != "lib"]
+    return {"working_dir": str(paths.ROOT), "excludes": [*others, "__pycache__"], "env_vars": told}

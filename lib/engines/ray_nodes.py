@@ -52,7 +52,7 @@ class Survey:
     site: Site
     finished: set[Path]
     begun: set[Path]
-    lacks: list[str]  # packages
+    lacks: list[str]  # packages and folders
 
 
 def site(home: Home) -> Site:
@@ -69,20 +69,19 @@ def site(home: Home) -> Site:
     return Site(node, socket.gethostname(), runs, (runs / home.mark).exists())
 
 
-def survey(home: Home, wanted: Sequence[Path], requirements: list[str] | None) -> Survey:
-    """Look at what this node has; `requirements` are the packages that it should have, too."""
+def survey(home: Home, wanted: Sequence[Path], requirements: Sequence[str],
+           folders: Sequence[Path]) -> Survey:
+    """Look at what this node has; it should have the packages `requirements`, and `folders`."""
     here = site(home)
     finished = {name for name in wanted if not here.shared and is_whole(here.runs / name)}
     begun = {name for name in wanted if (here.runs / f"{name}.partial").exists()}
     lacks = environment.missing(requirements) if requirements else []
+    lacks += [f"the folder {folder}" for folder in folders if not folder.is_dir()]
     return Survey(here, finished, begun - finished, lacks)
 
 
 def make(piece: Piece, home: Home, desk) -> Site:
     """Make a piece in this node's store and return where it is."""
-    import torch
-
-    torch.set_num_threads(1)  # as in `workers`: results must not depend on the engine
     here = site(home)
     if not here.shared:
         for need in piece.needs:

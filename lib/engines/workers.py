@@ -1,8 +1,4 @@
-"""Pieces of work side by side on this machine, each in a process with one thread and one GPU.
-
-One thread each, whatever the number of processes: the number of threads is part of the arithmetic,
-and results must not depend on how many are at work.
-"""
+"""Pieces of work side by side on this machine, each in a process that sees one GPU at most."""
 
 import multiprocessing
 import os
@@ -11,8 +7,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-
-import torch
 
 from lib.engines.agenda import Agenda, Piece, Report
 
@@ -88,7 +82,6 @@ def _check_alive(workers: list) -> None:
 
 def _work(pieces: list[Piece], tasks, news, parent: int) -> None:
     """A worker: makes pieces until it is stopped, or its parent is gone."""
-    torch.set_num_threads(1)
     while True:
         number, failure = _next(tasks, parent), None
         try:
