@@ -84,6 +84,25 @@ def at_tiny_real(tiny_real, tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def real_runs(tiny_real, at_tiny_real) -> Path:
+    """A runs folder in which tiny-real's dataset, tower and original are: those of `real_chapters`,
+    if that was first."""
+    import torch
+
+    from lib import experiments
+    from tests.toy_pieces import in_this_process
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAFEERASER_RUNS", at_tiny_real["SAFEERASER_RUNS"])
+        for step in experiments.steps(tiny_real, ["00"], 1, in_this_process):
+            if not step.is_done():
+                step.make(lambda text: None)
+    torch.set_num_threads(threads)
+    return Path(at_tiny_real["SAFEERASER_RUNS"])
+
+
+@pytest.fixture(scope="session")
 def real_chapters(at_tiny_real) -> tuple[Path, subprocess.CompletedProcess]:
     """(its results, the call) of the whole pipeline at tiny-real: all runs, all notebooks."""
     call = subprocess.run(

@@ -1,6 +1,6 @@
 """Evaluate a model and write its answers: `killable_evaluation.py MODEL DATASET JOURNAL OUT`.
 
-A test kills this program. It takes its time between two batches, and prints what it answers.
+A test kills this program, which takes its time between two batches, and goes on with what it left.
 """
 
 import sys
@@ -15,14 +15,15 @@ from lib.profiles import Evaluation
 SETTINGS = Evaluation(samples=1, max_new_tokens=8, batch=5)
 
 
-def main(folder: Path, root: Path, journal: Path, out: Path) -> None:
+def main(folder: Path, root: Path, journal: Path, out: Path, pause: float = 0.0) -> None:
+    """Print how far it is after every batch."""
     net, processor = model.load(folder)
     read = dataset.read(root)
     asked = evaluate.only(evaluate.questions(read, 0), split="val")
 
     def report(text: str) -> None:
         print(text, flush=True)
-        time.sleep(0.1)
+        time.sleep(pause)
 
     frame = evaluate.evaluate(net, processor, Features(net, processor), asked, SETTINGS,
                               RuleJudge(), read.root, report, journal)
@@ -30,4 +31,4 @@ def main(folder: Path, root: Path, journal: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:]), pause=0.1)

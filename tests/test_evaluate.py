@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ from lib.journal import Journal
 from lib.judges import RuleJudge
 from lib.paths import ROOT
 from lib.profiles import Evaluation
+from tests import killable_evaluation
 
 FIELDS = ["set", "split", "record", "category", "image", "question_index", "question", "reference",
           "answer", "label", "score", "exact", "decoding", "sample"]
@@ -239,23 +239,23 @@ def test_the_summary_s_numbers_are_those_counted_by_hand(frame):
 # Killed and gone on with.
 
 
-def test_an_evaluation_that_is_killed_goes_on_answer_by_answer(base_folder, world, tmp_path):
-    def started(journal, out):
-        command = [sys.executable, "-m", "tests.killable_evaluation", base_folder, world.root,
-                   tmp_path / journal, tmp_path / out]
-        return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE,
-                                text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def test_an_evaluation_that_is_killed_goes_on_answer_by_answer(base_folder, world, tmp_path,
+                                                                      capsys):
+    def given(name):
+        return base_folder, world.root, tmp_path / f"{name}.jsonl", tmp_path / name
 
-    whole, _ = started("whole.jsonl", "whole").communicate()
-    first = started("killed.jsonl", "killed")
-    for _ in range(3):
-        first.stdout.readline()
-    first.kill()
-    first.communicate()
+    def said(name):
+        killable_evaluation.main(*given(name))
+        return capsys.readouterr().out
+
+    command = [sys.executable, "-m", "tests.killable_evaluation", *map(str, given("killed"))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        for _ in range(3):
+            first.stdout.readline()
+        first.kill()
     kept = len(Journal(tmp_path / "killed.jsonl").texts)
-    total = int(whole.split()[-2])
-    assert 15 <= kept < total
-    rest, _ = started("killed.jsonl", "killed").communicate()
+    rest, whole = said("killed"), said("whole")
+    assert 15 <= kept < int(whole.split()[-2])
     assert int(rest.split()[0]) > kept  # asked only what was not there
     assert len(rest.splitlines()) < len(whole.splitlines()) - 1
     assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()

@@ -3,19 +3,20 @@
 `lib/engines/ray_engine.py` and `ray_nodes.py`. Needs the extra `ray`.
 """
 
-import filecmp
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
-from lib import environment, experiments
+from lib import environment, experiments, recipes
 from lib.engines.agenda import Agenda
 from lib.experiments import Run
 from lib.paths import ROOT
@@ -38,7 +39,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
 CHECKS = {  # a node that is gone is noticed within half a minute
     "health_check_period_ms": 500, "health_check_failure_threshold": 3,
     "health_check_timeout_ms": 10_000}
-QUICK, SLOW = 0.0, 0.1  # seconds per part: a piece has 40
+QUICK, SLOW = 0.0, 0.05  # seconds per part: a piece has 40
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,11 @@ def engine(nodes):
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
+
+
+@pytest.fixture(autouse=True)
+def _watchful(monkeypatch):
+    monkeypatch.setattr(ray_engine, "LOOK_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -122,8 +128,26 @@ def test_a_profile_that_needs_a_gpu_is_refused_at_once(engine):
     assert ray_engine.Cluster(ray, "this cluster", "auto").summary.startswith("one run per core")
 
 
+def test_a_folder_that_a_node_lacks_is_named_before_the_work(engine, runs, journal):
+    pieces = [replace(piece, reads=(ROOT, Path("/no/such")))
+              for piece in toy_pieces.pieces("folder", journal)]
+    with pytest.raises(RuntimeError, match=r"lacks the folder /no/such; .* lacks .*/no/such\. In"):
+        engine.make_all(pieces, 1, quiet)
+    assert not counted(journal, "start")
+
+
+def test_each_task_on_a_node_with_gpus_sees_one_of_them(nodes, engine, runs, journal):
+    with_gpus = nodes.add_node(**NODE | {"num_cpus": 2, "num_gpus": 2})
+    pieces = toy_pieces.pieces("gpus", journal, SLOW / 5)
+    on_gpus = ray_engine.Cluster(ray, "this cluster", "cuda")
+    assert (on_gpus.slots, on_gpus.summary.split(" on ")[0]) == (2, "one run per GPU")
+    on_gpus.make_all(pieces, 1, quiet)
+    nodes.remove_node(with_gpus)
+    assert {read_json(piece.folder / "metrics.json")["gpu"] for piece in pieces} == {"0", "1"}
+
+
 def test_pieces_made_on_both_nodes_are_in_the_drivers_store(engine, runs, journal, elsewhere):
-    pieces, told = toy_pieces.pieces("both", journal, SLOW / 2), []
+    pieces, told = toy_pieces.pieces("both", journal, SLOW), []
     engine.make_all(pieces, 1, told.append)
     assert_all_is_there_once(pieces, journal)
     copied = [piece for piece in pieces if is_whole(elsewhere / piece.folder.relative_to(runs))]
@@ -134,25 +158,49 @@ def test_pieces_made_on_both_nodes_are_in_the_drivers_store(engine, runs, journa
     assert not [path for path in (runs / "toy").iterdir() if path.suffix], "nothing half done"
 
 
-RESULTS = ("metrics.json", "answers.jsonl", "history.jsonl", "probes.jsonl", "config.json",
-           "adapter/adapter_model.safetensors")
+CHOSEN = [Run("po", True, 1), Run("ga", False, 1)]  # as many as there are nodes
+
+
+PLACED = ("adapter/README.md", "adapter/adapter_config.json")  # they say where the base model is
+
+
+def assert_same_bytes(here, there, names, but=()):
+    """Size and sha256 of every file of these results are the same in both stores."""
+    for name in names:
+        assert is_whole(there / name)
+        listed = [read_json(store / name / "manifest.json")["files"] for store in (here, there)]
+        assert listed[0].keys() == listed[1].keys()
+        assert [each for each in listed[0] if listed[0][each] != listed[1][each]
+                and each not in but] == [], name
 
 
 def test_runs_on_two_nodes_give_the_same_bytes_as_here(engine, tiny, tiny_runs, tmp_path,
                                                        monkeypatch, elsewhere):
-    chosen = [Run("po", True, 1), Run("ga", False, 1), Run("gd", True, 1)]
-    folders = {}
-    for name, make_all in (("here", experiments.workers.make_all), ("ray", engine.make_all)):
+    threads = torch.get_num_threads()
+    for name, make_all in (("here", toy_pieces.in_this_process), ("ray", engine.make_all)):
         root = Path(shutil.copytree(tiny_runs, tmp_path / name))
         monkeypatch.setenv("SAFEERASER_RUNS", str(root))
-        experiments.ensure(tiny, chosen, 2, quiet, make_all)
-        folders[name] = sorted((root / "tiny").glob("unlearn-*"))
-    assert [folder.name for folder in folders["here"]] == [each.name for each in folders["ray"]]
-    for here, there in zip(*folders.values(), strict=True):
-        assert is_whole(there)
-        for name in RESULTS:
-            assert filecmp.cmp(here / name, there / name, shallow=False), f"{here.name}/{name}"
-    assert 0 < len(list((elsewhere / "tiny").glob("unlearn-*"))) < len(chosen)
+        experiments.ensure(tiny, CHOSEN, 2, quiet, make_all)
+    torch.set_num_threads(threads)
+    names = [recipes.run(tiny, run).folder().name for run in CHOSEN]
+    assert_same_bytes(tmp_path / "here" / "tiny", tmp_path / "ray" / "tiny", names, but=PLACED)
+    assert len(list((elsewhere / "tiny").glob("unlearn-*"))) == 1, "the other is made on the head"
+
+
+def test_a_real_profile_s_results_have_the_local_engine_s_bytes(
+        engine, tiny_real, real_runs, tmp_path, monkeypatch, elsewhere):
+    """Tower, original and runs: of a model and a dataset outside of any store."""
+    monkeypatch.setenv("SAFEERASER_RUNS", str(real_runs))
+    experiments.ensure(tiny_real, CHOSEN, 2)
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path))
+    for step in experiments.steps(tiny_real, ["00"], 2, engine.make_all):
+        step.make(quiet)
+    experiments.ensure(tiny_real, CHOSEN, 2, quiet, engine.make_all)
+    made = [path.name for path in (tmp_path / tiny_real.name).glob("*-*")]
+    assert sorted(name.split("-")[0] for name in made) == [
+        "dataset", "original", "tower", "unlearn", "unlearn"]
+    assert_same_bytes(real_runs / tiny_real.name, tmp_path / tiny_real.name, made)
+    assert len(list((elsewhere / tiny_real.name).glob("unlearn-*"))) == 1
 
 
 def test_a_manifest_from_a_node_names_the_drivers_commit(engine, runs, journal):

@@ -1,11 +1,14 @@
 """How results travel between two stores, without Ray: `lib/engines/ray_nodes.py`, `Store.adopt`."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from lib.engines import ray_nodes
 from lib.engines.ray_nodes import receive, send
+from lib.paths import ROOT
 from lib.runs import Store, claimed, is_whole
 
 
@@ -77,6 +80,11 @@ def test_no_file_that_arrives_leaves_its_folder(tmp_path, name):
     with pytest.raises(ValueError, match="leads out of it"):
         receive([(name, b"x")], tmp_path / "in")
     assert list(tmp_path.rglob("*")) == [tmp_path / "in"]
+
+
+def test_a_node_that_lacks_torch_can_say_so():
+    code = "import sys; sys.modules['torch'] = None; from lib.engines import ray_nodes"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_claim_keeps_others_away_until_it_ends(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from judge_on_http import material, right, say, serving
 
-from lib import experiments, generate, losses, origins, profiles, recipes
+from lib import experiments, generate, losses, origins, profiles, recipes, sources
 from lib.experiments import Run
 from lib.judging.known_answers import OF_EVERY_DAY
 from lib.memory import OutOfMemory
@@ -25,15 +25,13 @@ RUNS = [Run(method, added, 1) for method in losses.METHODS for added in (False, 
 PO_PD = Run("po", True, 1)
 
 
-@pytest.fixture(scope="module")
-def real_runs(tiny_real, tmp_path_factory):
-    """A runs folder in which the tiny real profile's dataset, tower and original answers are."""
-    folder = tmp_path_factory.mktemp("real_runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAFEERASER_RUNS", str(folder))
-        for step in experiments.steps(tiny_real, ["00"], jobs=1):
-            step.make(lambda text: None)
-    return folder
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in a worker: the number of threads is part of the arithmetic."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +39,7 @@ def all_runs(real_runs, tiny_real):
     """The same folder after one run of every method, without and with PD."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAFEERASER_RUNS", str(real_runs))
-        for run in RUNS:
-            recipes.run(tiny_real, run).make()
+        experiments.ensure(tiny_real, RUNS, 2)
     return real_runs
 
 
@@ -250,10 +247,11 @@ def test_a_loaded_run_gives_the_answers_that_are_stored(tiny_real, done):
         "decoding == 'greedy'")["answer"].to_list()
 
 
-def test_all_official_quirks_together_run_too(tiny_real, done):
+def test_all_official_quirks_together_run_too(tiny_real, ready, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(shutil.copytree(ready, tmp_path / "runs")))
     quirky = replace(tiny_real, official_quirks=True)
     folder = recipes.run(quirky, Run("kl", True, 1)).make()
-    assert folder != folder_of(tiny_real, Run("kl", True, 1))
+    assert folder != recipes.run(tiny_real, Run("kl", True, 1)).folder()
     assert read_jsonl(folder / "history.jsonl")[0]["kl"] == pytest.approx(0, abs=1e-5)
 
 
@@ -284,6 +282,20 @@ def test_a_moved_model_and_dataset_keep_their_results(tiny_real, ready, tmp_path
     moved = replace(tiny_real, model=shutil.copytree(tiny_real.model, tmp_path / "m").as_posix(),
                     data=shutil.copytree(tiny_real.data, tmp_path / "d").as_posix())
     assert recipes.original(moved).is_done()
+
+
+def test_a_machine_with_other_files_at_the_same_place_is_named_and_makes_nothing(
+        tiny_real, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
+    data, sent = shutil.copytree(tiny_real.data, tmp_path / "data"), []
+    experiments.ensure(replace(tiny_real, data=str(data)), [PO_PD], 1,
+                       make_all=lambda pieces, jobs, report: sent.extend(pieces))
+    assert sent[0].reads == (Path(tiny_real.model), data)
+    (data / "prompt.json").write_text('{"idk": ["No."]}')
+    sources.identity.cache_clear()  # as in the process of another machine
+    with pytest.raises(ValueError, match=f"cannot be made on .*{data} holds other files there"):
+        sent[0].make(lambda text: None)
+    assert not list((tmp_path / "runs").rglob("*.json"))
 
 
 # Breaks and memory.

@@ -17,7 +17,7 @@ from lib.paths import profile_dir
 from lib.runs import Store
 from tests import killable_steps
 
-NAMES = killable_steps.STEPS[:4]
+NAMES = tuple(killable_steps.STEPS[:4])
 
 
 def store() -> Store:
@@ -42,11 +42,13 @@ def die(report) -> None:
     os._exit(9)
 
 
-def pieces(tag: str, journal: Path, pause: float = 0.0) -> list[Piece]:
-    """Four pieces, after making what they need."""
+def pieces(tag: str, journal: Path, pause: float = 0.0,
+           slow: tuple[str, ...] = NAMES) -> list[Piece]:
+    """Four pieces, after making what they need; the slow ones pause after every part."""
     needed = store().make("input", {}, lambda folder: write(folder / "word.txt"))
     return [Piece(name, store().folder(name, {"tag": tag}),
-                  partial(make, name, tag, journal, pause), (needed,)) for name in NAMES]
+                  partial(make, name, tag, journal, pause * (name in slow)), (needed,))
+            for name in NAMES]
 
 
 def write(path: Path) -> None:
@@ -56,6 +58,12 @@ def write(path: Path) -> None:
 def lone(name: str, work) -> Piece:
     """A piece that never has a result."""
     return Piece(name, store().folder(name, {}), work)
+
+
+def in_this_process(pieces: list[Piece], jobs: int, report) -> None:
+    """An engine's `make_all` that starts no process; the number of threads is then 1 here, too."""
+    for piece in pieces:
+        piece.make(report)
 
 
 def main(tag: str, journal: str, pause: str, address: str | None = None) -> None:

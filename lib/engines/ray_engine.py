@@ -270,7 +270,7 @@ def start(address: str | None, jobs: int, device: str) -> Iterator[Cluster]:
 
 
 def _advice(error: Exception) -> str:
-    if "AuthToken" in f"{error} {error.__cause__}":
+    if "authentication token" in f"{error} {error.__cause__}".lower():
         return ("The cluster asks for its token: set RAY_AUTH_MODE=token for this command and "
                 "every ray start, with the same ~/.ray/auth_token on every machine.")
     return ("This machine has to be a node of the cluster itself (ray start --address=HOST:PORT), "
