@@ -5,6 +5,7 @@ the notebooks read; `origins` and `recipes` know how each is made. Independent r
 one thread each: a run's numbers then do not depend on how many are at work.
 """
 
+import errno
 import re
 import socket
 from collections.abc import Callable, Sequence
@@ -340,9 +341,14 @@ def _piece(name: str, profile: Profile, describe: Callable, *details) -> Piece:
 def _make(wanted: str, describe: Callable, profile: Profile, *details_and_report) -> None:
     """Make a piece where it was sent to, with one thread: results must not depend on the engine."""
     torch.set_num_threads(1)
-    made = describe(profile, *details_and_report)
+    made, host = describe(profile, *details_and_report), socket.gethostname()
     if made.folder().name != wanted:
-        raise ValueError(
-            f"{wanted} cannot be made on {socket.gethostname()}: {profile.model} or {profile.data} "
-            "holds other files there than where the command was started.")
-    made.make()
+        raise ValueError(f"{wanted} cannot be made on {host}: {profile.model} or {profile.data} "
+                         "holds other files there than where the command was started.")
+    try:
+        made.make()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise RuntimeError(f"The disk of {host} with {made.folder().parent} is full: make room "
+                           "there and run this again. What is finished is kept.") from error

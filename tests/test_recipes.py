@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -296,6 +297,15 @@ def test_a_machine_with_other_files_at_the_same_place_is_named_and_makes_nothing
     with pytest.raises(ValueError, match=f"cannot be made on .*{data} holds other files there"):
         sent[0].make(lambda text: None)
     assert not list((tmp_path / "runs").rglob("*.json"))
+
+
+def test_a_full_disk_is_named_with_its_machine(tiny_real, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
+    sent = []
+    experiments.ensure(tiny_real, [PO_PD], 1, make_all=lambda pieces, *_: sent.extend(pieces))
+    monkeypatch.setattr(origins.runs.Store, "make", lambda *_: Path("/dev/full").write_text("x"))
+    with pytest.raises(RuntimeError, match=f"disk of {socket.gethostname()} with .*runs.* is full"):
+        sent[0].make(lambda text: None)
 
 
 # Breaks and memory.
