@@ -305,8 +305,9 @@ def cell(pictures, monkeypatch):
 
 def test_a_reader_is_offered_every_picture_and_question_once(cell):
     picture_, question, button, answers = cell.children
-    assert (picture_.options, picture_.value) == (("cup", "bomb"), "bomb")
-    assert (question.options, question.value) == (tuple(QUESTIONS[::-1]), QUESTIONS[1])
+    assert (picture_.options, picture_.value) == ((("cup", "cup"), ("bomb", "bomb")), "bomb")
+    assert question.options == tuple((each, each) for each in QUESTIONS[::-1])
+    assert question.value == QUESTIONS[1]
     assert isinstance(button, widgets.Button)
     assert answers.value == ""
 
