@@ -34,7 +34,7 @@ BEGINNINGS = (30, 60, 120)  # letters; a table cuts texts after about 50 charact
 TELLING = 12  # letters; what is shorter is compared as a whole, since any text may contain it
 TILE = 96  # pixels a side
 ESCAPES = re.compile(r"""\\(?:[nrt"'\\]|u([0-9a-fA-F]{4}))""")  # as JSON and Python write them
-ACTIVE = re.compile(r"[`*_{}\[\]<>#|~!$&\\\"']")  # what Markdown, HTML or a formula may begin with
+ACTIVE = re.compile(r"[`*_{}\[\]<>#|~$&\\]")  # what Markdown, a tag or a formula may begin with
 
 
 def described(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import statistics
+from lib import discretion, statistics
 from lib.metrics import MAIN
 from lib.profiles import Profile
 
@@ -176,12 +176,13 @@ def write_main_tables(
     table_ci = every_metric[every_metric["metric"].isin(MAIN)][CI_COLUMNS]
     beside = ours_beside_paper(table_ci, world, model)
     caption = f"{world}. {NOTE}."
-    both = f"Ours: {caption} Paper: {model}, {SECOND_HAND}."
+    words = f"{discretion.markdown(world)}. {NOTE}."  # names of a model and of data are in it
+    both = f"Ours: {words} Paper: {model}, {SECOND_HAND}."
     texts = {
         "main_table.csv": _csv(main_table(per_answer)),
         "main_table_ci.csv": _csv(table_ci),
         "all_metrics_ci.csv": _csv(every_metric),
-        "main_table.md": f"{caption}\n\n{markdown(wide(table_ci))}",
+        "main_table.md": f"{words}\n\n{markdown(wide(table_ci))}",
         "main_table.tex": latex(wide(table_ci), caption),
         "main_table_beside_paper.csv": _csv(beside),
         "main_table_beside_paper.md": f"{both}\n\n{markdown(wide_beside_paper(beside, model))}",
