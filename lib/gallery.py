@@ -223,7 +223,7 @@ def _picture(row: dict, number: int) -> str:
     image.thumbnail((SIDE, SIDE))  # a photo of full size would not fit into a notebook
     image.save(file, "PNG")
     data, alt = base64.b64encode(file.getvalue()).decode(), row["alt"] or f"picture {number}"
-    return (f'<img src="data:image/png;base64,{data}" width="{SIDE}" alt="{_safe(alt)}" '
+    return (f'<img src="data:image/png;base64,{data}" width="{SIDE}" alt="{_safe(discretion.plain(alt))}" '
             f'style="width:{SIDE}px;max-width:none;image-rendering:pixelated">')  # fmt: skip
 
 
