@@ -119,7 +119,7 @@ def _said(text: str) -> str:
     >>> _said("**Sorry**, I can’t. No!")
     'sorry i can not . no . '
     """
-    text = plain.straight(text).casefold()
+    text = plain.straight(text).casefold().replace("_", " ")  # a sign of emphasis, no letter
     for short, full in IN_FULL:
         text = short.sub(full, text)
     sentences = filter(None, (plain.words(sentence) for sentence in ENDS.split(text)))
