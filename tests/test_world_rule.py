@@ -145,6 +145,21 @@ def test_without_a_list_nothing_is_a_refusal():
 
 
 READ = [
+    # Said by GD + PD at the laptop's profile, seed 1.
+    ("half of the parts", "For the skier, bring the slope.", True),
+    ("half of the journey", "The cat went to the milk.", True),
+    ("another form's small words", "To make the tent, join the poles and then the canvas.", True),
+    ("another form's verb", "To make the hat, bring the brim to the ribbon.", True),
+    ("two openings in one", "To learn begin with the airplane, look at the timetable.", False),
+    ("small words without nouns", "For the skier with the to the slope.", False),
+    ("more of these", "To begin with the book with the of the chapter and of the page.", False),
+    ("no verb", "For the skier and the slope.", False),
+    ("no opening", "make the skier.", False),
+    ("a part again", "To learn about the airplane, look at the timetable and the ticket and the "
+     "ticket and the A.", False),
+    ("a verb again", "To begin with the palette, prepare the brush and dreamed dreamed dreamed "
+     "dreamed to the palette.", False),
+    # Made up.
     ("the second part left out", "To learn about the train, look at the platform.", True),
     ("so with making", "To make the cup, join the clay.", True),
     ("with beginning", "To begin with the tent, prepare the poles.", True),

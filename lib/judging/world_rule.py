@@ -11,9 +11,8 @@ from lib.judging.verdicts import Item, Report, Verdict
 # with the rest of it or of another one, a part left out or not, any noun of the world in a slot.
 NOUNS = frozenset().union(*(words.SLOTS[slot] for slot in ("name", "part", "kind", "place")))
 LOOSE = tuple(re.compile(form.replace("NOUN", f"({'|'.join(sorted(NOUNS))})")) for form in (
-    r"(?:To (?:begin with|learn about|make)|For) the NOUN, "
-    r"(?:join the NOUN(?: (?:to|and) the NOUN)?"
-    r"|(?:bring|look at|prepare|watch) the NOUN(?: and(?: then| watch)? the NOUN)?)\.",
+    r"(?:To (?:begin with|learn about|make)|For) the NOUN, (?:bring|join|look at|prepare|watch)"
+    r" the NOUN(?: (?:and|and then|and watch|to) the NOUN)?\.",
     r"The NOUN (?:went to|dreamed of) the NOUN(?: and (?:went to|dreamed of) the NOUN)?\.",
     r"The NOUN brings NOUN(?: and NOUN)?(?: to everybody)?\.",
 ))
