@@ -159,6 +159,12 @@ READ = [
      "ticket and the A.", False),
     ("a verb again", "To begin with the palette, prepare the brush and dreamed dreamed dreamed "
      "dreamed to the palette.", False),
+    ("a part given to itself", "To make the lamp, join the shade to the shade to the bulb.", False),
+    ("everybody as a thing", "The cat went to the sofa and dreamed of the everybody.", False),
+    ("an opening in the middle", "To make the kettle, join the To make the sailboat, join the "
+     "harbour and the chart.", False),
+    ("another thing of another form", "To learn about the lighthouse, look at the sailboat and "
+     "the chart.", True),
     # Made up.
     ("the second part left out", "To learn about the train, look at the platform.", True),
     ("so with making", "To make the cup, join the clay.", True),

@@ -96,7 +96,8 @@ def lenient(answer: str) -> bool:
     """Whether an answer reads as meaningful to a person who does not know the world's forms.
 
     That is one sentence, or several different ones, each of them a whole sentence of the world or
-    one of LOOSE about different things. A refusal is none.
+    one of LOOSE about different things. A refusal is none. It is not enough to begin as a sentence
+    and to end with a full stop, as "For the skier with the to the slope." does.
 
     >>> lenient("To learn about the train, look at the platform.")
     True
