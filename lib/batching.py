@@ -180,8 +180,7 @@ class Features:
 def seen(model, processor, images: Sequence[Path]) -> Tensor:
     """The tower's features of image files, on the CPU: [images, image tokens, hidden].
 
-    Raises NotFinite, with a picture's name, for numbers that are not finite, and ValueError if a
-    picture has not the image tokens that its prompt has.
+    Raises NotFinite, with a picture's name, for numbers that are not finite.
     """
     found = tower_features(model, pixels(processor, [open_image(image) for image in images])).cpu()
     if not is_finite(found):
@@ -189,10 +188,6 @@ def seen(model, processor, images: Sequence[Path]) -> Tensor:
         raise NotFinite(f"The vision tower sees numbers that are not finite in {images[first]}: "
                         "its weights are damaged, or too large for float16 (dtype in "
                         "lib/profiles.py).")
-    if found.shape[1] != image_tokens(processor):
-        raise ValueError(f"The vision tower gives {found.shape[1]} tokens for a picture, and the "
-                         f"processor counts {image_tokens(processor)}: the picture's size in the "
-                         "model's preprocessor_config.json is not that of its vision tower.")
     return found
 
 

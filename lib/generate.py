@@ -89,7 +89,8 @@ def _texts(model, tokenizer, features: Features, queries: Sequence[Query],
                  _left_padded(prompts, tokenizer.pad_token_id))
     embeds = _embeds(model, ids, [query.image for query in queries], features)
     keys = [query.key for query in queries] if sampled else None
-    tokens, ends = _generate(model, tokenizer, embeds, mask, keys, settings), _ends(model, tokenizer)
+    tokens = _generate(model, tokenizer, embeds, mask, keys, settings)
+    ends = _ends(model, tokenizer)
     said = [[token for token in row if token not in ends] for row in tokens.tolist()]
     return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 

@@ -18,8 +18,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     CLIPVisionConfig,
     LlamaConfig,
@@ -33,21 +33,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from lib import finite, model_check, sources
 from lib.missing import Missing
 from lib.profiles import CPU, Architecture, Runtime, Unlearning
-from lib.prompts import PromptError, prompt_for_one_image
+from lib.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, read_processor
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's to change
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-IMAGE_TOKEN = "<image>"
 LETTERS = Regex(r" ?\w+|[^\w\s]|\s")  # a word takes the space before it along
-CHAT_TEMPLATE = (  # LLaVA-1.5's conversation: USER: <image>\nquestion ASSISTANT: answer</s>
-    "{% for message in messages %}{{ message['role'].upper() + ':' }}"
-    "{% for part in message['content'] if part['type'] == 'image' %} <image>\n{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}"
-    "{{ ('' if message['content'][0]['type'] == 'image' else ' ') + part['text'] }}{% endfor %}"
-    "{{ eos_token if message['role'] == 'assistant' else ' ' }}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"  # official: all of them
 
@@ -123,13 +114,21 @@ def load(source: str | Path, runtime: Runtime = CPU) -> tuple:
         model_check.check_room(model_check.parameters(folder) * dtype.itemsize,
                                f"There is no GPU here, and the model in {folder}")
     model, info = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=dtype,
+        folder, config=_config_of(folder), dtype=dtype,
         attn_implementation="sdpa" if runtime.attention == "auto" else runtime.attention,
         trust_remote_code=False, use_safetensors=True, output_loading_info=True,
         device_map=None if device == "cpu" else {"": device}, ignore_mismatched_sizes=True,
         quantization_config=_four_bits(runtime) if runtime.four_bit else None)
     _check_loaded(folder, model, info)
-    return model.eval(), _processor(folder, model.config)
+    return model.eval(), read_processor(folder, model.config)
+
+
+def _config_of(folder: Path) -> LlavaConfig:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a dozen kinds, by what is wrong in it
+        raise Missing(f"{folder / 'config.json'} cannot be used ({type(error).__name__}: {error}): "
+                      f"{model_check.AGAIN}.") from error
 
 
 def _check_loaded(folder: Path, model: LlavaForConditionalGeneration, info: dict) -> None:
@@ -143,43 +142,9 @@ def _check_loaded(folder: Path, model: LlavaForConditionalGeneration, info: dict
     if info["missing_keys"]:
         raise ValueError(f"The model in {folder} lacks {len(info['missing_keys'])} weights, such "
                          f"as {min(info['missing_keys'])}: {model_check.AGAIN}.")
-    finite.check_tensors(model.named_parameters(), f"The weights in {folder}, as {model.dtype}",
-                         f"The model is damaged: {model_check.AGAIN}.")
-
-
-def _processor(folder: Path, config: LlavaConfig):
-    """The processor, told what older downloads of LLaVA-1.5 do not say: how an image is counted.
-
-    Raises Missing for a tokenizer or a chat template that does not fit.
-    """
-    try:
-        processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except Exception as error:  # a dozen kinds, by what is wrong in which file
-        raise Missing(f"The tokenizer or processor in {folder} cannot be read "
-                      f"({type(error).__name__}: {error}): {model_check.AGAIN}.") from error
-    processor.patch_size = config.vision_config.patch_size
-    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-    processor.num_additional_image_tokens = 1  # CLIP's CLS token
-    tokenizer, image = processor.tokenizer, config.image_token_id
-    token = tokenizer.convert_ids_to_tokens(image) if image < len(tokenizer) else None
-    if token is None or tokenizer.encode(token, add_special_tokens=False) != [image]:
-        raise Missing(f"The image token of the model in {folder} is number {image} in its "
-                      f"config.json, and no token of its own in its tokenizer ({token!r}).")
-    if tokenizer.eos_token is None:
-        raise Missing(f"The tokenizer in {folder} has no eos_token, so that no answer could end: "
-                      "name it in tokenizer_config.json.")
-    processor.image_token, processor.image_token_id = token, image
-    if processor.chat_template is None:  # the first uploads of LLaVA-1.5 had none
-        processor.chat_template = tokenizer.chat_template or (
-            CHAT_TEMPLATE.replace(IMAGE_TOKEN, token))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    try:
-        for with_image in (True, False):
-            prompt_for_one_image(processor, "What is this?", with_image)
-    except PromptError as error:
-        raise Missing(str(error)) from error
-    return processor
+    small = ", or too large for float16 (dtype in lib/profiles.py)" * (model.dtype == torch.float16)
+    finite.check_tensors(model.named_parameters(), f"The weights in {folder}",
+                         f"They are damaged{small}: {model_check.AGAIN}.")
 
 
 def device_of(runtime: Runtime) -> str:

@@ -13,6 +13,7 @@ WANTED = "LlavaForConditionalGeneration"
 INDEX = "model.safetensors.index.json"
 AGAIN = "copy or download it again"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+TEXTS = (".safetensors", ".json", ".jinja")
 LFS = b"version https://git-lfs"  # how a file begins that stands for a larger one
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
@@ -36,12 +37,14 @@ def check(folder: Path) -> list[str]:
 
 def _pointers(folder: Path) -> list[str]:
     """What Git leaves in the place of large files as long as they have not been fetched."""
-    found = [path.name for path in sorted(folder.iterdir()) if path.is_file() and _begins(path)]
+    read = (*TEXTS, *TOKENIZERS[: 1 + (not (folder / TOKENIZERS[0]).exists())])
+    found = [path.name for path in sorted(folder.iterdir())
+             if path.name.endswith(read) and path.is_file() and _begins(path)]
     if not found:
         return []
-    return [f"{len(found)} files in {folder} are Git LFS pointers, which stand for files that were "
-            f"not fetched (first: {found[0]}): type 'git lfs pull' there, or download the model "
-            "again."]
+    return [f"In {folder} Git LFS pointers stand in the place of {len(found)} of the model's files "
+            f"(first: {found[0]}), which were not fetched: type 'git lfs pull' there, or download "
+            "the model again."]
 
 
 def _begins(path: Path) -> bool:
@@ -74,7 +77,8 @@ def _of_layers(folder: Path, config: dict) -> list[str]:
     """`vision_feature_layer`, a number or a list, has to name layers that the tower has."""
     chosen = config.get("vision_feature_layer", -2)
     layers = chosen if isinstance(chosen, list) else [chosen]
-    count = config["vision_config"].get("num_hidden_layers", 12) if "vision_config" in config else 24
+    tower = config.get("vision_config") or {"num_hidden_layers": 24}  # transformers' defaults
+    count = tower.get("num_hidden_layers", 12)
     if layers and all(isinstance(layer, int) and -count - 1 <= layer <= count for layer in layers):
         return []
     return [f"{folder / 'config.json'} has vision_feature_layer {chosen}, and its vision tower has "

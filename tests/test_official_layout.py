@@ -128,7 +128,8 @@ def test_what_the_machine_cannot_do_is_said_before_loading(official, runtime, sa
 
 
 def test_weights_that_do_not_fit_into_the_machine_are_not_read(official, monkeypatch):
-    monkeypatch.setattr(model.model_check.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.get)
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(model.model_check.os, "sysconf", sizes.get)
     with pytest.raises(Missing, match=r"no GPU here, and the model in .* takes 0 of the 0 GiB"):
         model.load(official[0])
 
