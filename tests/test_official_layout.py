@@ -97,6 +97,63 @@ def test_a_model_that_lacks_a_weight_is_refused(official, tmp_path):
         model.load(folder)
 
 
+@pytest.fixture
+def small(tiny_real, tmp_path):
+    """A copy of a tiny model, for a test to damage."""
+    return Path(shutil.copytree(tiny_real.model, tmp_path / "small"))
+
+
+def test_a_weight_of_another_shape_is_named_with_both(small):
+    config = json.loads((small / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 48
+    (small / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"6 weights of another shape than its config.json says, "
+                                         r"such as .*down_proj.weight: \[32, 64\] instead of "
+                                         r"\[32, 48\]"):
+        model.load(small)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_named(small, value):
+    file = small / "model-00002-of-00002.safetensors"
+    weights = load_file(file)
+    weights["language_model.model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(NotFinite, match=r"1 hold numbers that are not finite, such as "
+                                        r"model.language_model.layers.1.mlp.up_proj.weight"):
+        model.load(small)
+
+
+def test_a_config_that_transformers_refuses_is_said_in_one_sentence(small):
+    config = json.loads((small / "config.json").read_text())
+    config["text_config"] = []
+    (small / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Missing, match=r"config.json cannot be used \(.*text_config"):
+        model.load(small)
+
+
+class OldGPU:
+    """A GPU without bfloat16, as torch describes it: it would only emulate it."""
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                            lambda including_emulation=True: including_emulation)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+
+
+def test_bfloat16_is_asked_only_of_a_gpu_that_has_it(small, monkeypatch):
+    OldGPU(monkeypatch)
+    with pytest.raises(Missing, match='asks for bfloat16, and Tesla V100 has none: .*"auto"'):
+        model.load(small, Runtime(device="cuda", dtype="bfloat16"))
+    assert model.dtype_of(Runtime(device="auto", dtype="auto")) == torch.float32
+    assert model.dtype_of(Runtime(device="cpu", dtype="bfloat16")) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert model.dtype_of(Runtime(device="auto", dtype="auto")) == torch.bfloat16
+    with pytest.raises(ValueError, match="no dtype 'bf16'; known: auto, float32"):
+        model.dtype_of(Runtime(dtype="bf16"))
+
+
 def test_an_older_download_s_processor_learns_how_an_image_is_counted(official, tmp_path):
     folder = shutil.copytree(official[0], tmp_path / "model")
     config = json.loads((folder / "processor_config.json").read_text())
