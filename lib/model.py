@@ -169,7 +169,10 @@ def dtype_of(runtime: Runtime) -> torch.dtype:
         raise Missing(f"The profile asks for bfloat16, and {torch.cuda.get_device_name()} has "
                       'none: set dtype="auto" in lib/profiles.py, which is float32 there and '
                       "takes twice the memory, or use a newer GPU.")
-    if runtime.dtype == "auto":  # float16 would overflow in training, without a word
+    if runtime.dtype == "auto" and lacks:  # float16 could overflow in training
+        warnings.warn(f"{torch.cuda.get_device_name()} has no bfloat16: the model is loaded in "
+                      "float32, which takes twice the memory.", stacklevel=2)
+    if runtime.dtype == "auto":
         return torch.bfloat16 if cuda and not lacks else torch.float32
     return getattr(torch, runtime.dtype)
 
