@@ -175,8 +175,8 @@ def test_an_answer_ends_at_each_token_that_the_generation_config_names(real):
     model, processor = real
     brief = replace(SETTINGS, max_new_tokens=5)
     whole = ask(real, TWO, brief)
-    words = processor.tokenizer(whole[0], add_special_tokens=False).input_ids
-    assert len(words) == 5
+    words = [int(word.removeprefix("unused")) for word in whole[0].split()]  # tiny_llava.tokenizer
+    assert len(set(words)) == 5
     for end, left in ((words[2], 2), (words[1], 1), (2, 5)):
         model.generation_config.eos_token_id = [2, end]
         assert ask(real, TWO[:1], brief)[0].split() == whole[0].split()[:left]
