@@ -24,9 +24,11 @@ Nothing here imports from a file further down this list.
     iconworld              a small picture world that writes this format
     sources                where a model or dataset comes from: a folder, or the hub
     model_check            what can be wrong with a model's folder
+    finite                 NaN and infinity, said where they first appear
+    prompts                a question with one picture or none, as the chat template writes it
     model                  LLaVA and its processor, loaded or built, with LoRA
     attention              packed rows without a dense mask, where the GPU can skip what is not seen
-    merged                 a model with its adapter merged, for other programs
+    merged                 an adapter merged in float32, or not at all
     batching               one image with all its questions in one row
     features               the tower's features of a dataset, on disk
     losses                 terms as tensors -> one number; a method is a row of weights

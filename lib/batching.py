@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import attention
+from lib.finite import NotFinite, is_finite
 from lib.model import llava, tower_features
 from lib.pictures import open_image
+from lib.prompts import PromptError, encode, image_tokens, prompt
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ class Packer:
             if whole[: len(ids)] != ids:
                 raise ValueError(f"The tokens of {text!r} change when the answer follows: the "
                                  "chat template has to end where a token ends.")
+            shown = image_tokens(self.processor) if with_image else 0
+            if whole.count(self.image_token) != shown:
+                raise PromptError(f"A question with its answer has {whole.count(self.image_token)} "
+                                  f"image tokens, and {shown} belong to its picture: no text of "
+                                  f"the dataset may hold {self.processor.image_token!r}.")
             self._segments[key] = Segment(ids, whole[len(ids):][: self.longest])
         return self._segments[key]
 
@@ -167,45 +174,26 @@ class Features:
         missing = [image for image in dict.fromkeys(images) if image not in self.known]
         for start in range(0, len(missing), self.batch):
             part = missing[start : start + self.batch]
-            pictures = [open_image(image) for image in part]
-            features = tower_features(self.model, pixels(self.processor, pictures))
-            self.known.update(zip(part, features.cpu(), strict=True))
+            self.known.update(zip(part, seen(self.model, self.processor, part), strict=True))
+
+
+def seen(model, processor, images: Sequence[Path]) -> Tensor:
+    """The tower's features of image files, on the CPU: [images, image tokens, hidden].
+
+    Raises NotFinite, with a picture's name, for numbers that are not finite.
+    """
+    found = tower_features(model, pixels(processor, [open_image(image) for image in images])).cpu()
+    if not is_finite(found):
+        first = next(i for i, features in enumerate(found) if not is_finite(features))
+        raise NotFinite(f"The vision tower sees numbers that are not finite in {images[first]}: "
+                        "its weights are damaged, or too large for float16 (dtype in "
+                        "lib/profiles.py).")
+    return found
 
 
 def pixels(processor, pictures: Sequence) -> Tensor:
     """PIL pictures as the tower wants them: [pictures, 3, height, width]."""
     return processor.image_processor(images=list(pictures), return_tensors="pt").pixel_values
-
-
-def prompt(processor, question: str, with_image: bool) -> str:
-    """The chat template's text up to where the answer begins, one image token per feature."""
-    text = prompt_for_one_image(processor, question, with_image)
-    return text.replace(processor.image_token, processor.image_token * image_tokens(processor))
-
-
-def prompt_for_one_image(processor, question: str, with_image: bool) -> str:
-    """The same with one image token, as the chat template writes it."""
-    parts = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
-    return processor.apply_chat_template([{"role": "user", "content": parts}],
-                                         add_generation_prompt=True, tokenize=False)
-
-
-def encode(tokenizer, text: str) -> list[int]:
-    """Token ids, with the beginning-of-sequence token of a Llama once.
-
-    Its tokenizer adds one; but some chat templates have already written it.
-    """
-    written = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    return tokenizer(text, add_special_tokens=not written).input_ids
-
-
-def image_tokens(processor) -> int:
-    """How many tokens an image takes in a prompt, as LlavaProcessor counts them."""
-    size = processor.image_processor.crop_size if processor.image_processor.do_center_crop else (
-        processor.image_processor.size)
-    patches = (size["height"] // processor.patch_size) * (size["width"] // processor.patch_size)
-    dropped = processor.vision_feature_select_strategy == "default"
-    return patches + processor.num_additional_image_tokens - dropped
 
 
 def _row(segments: Sequence[Segment], image_token: int) -> dict:

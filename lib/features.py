@@ -16,10 +16,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lib.batching import Features, image_tokens, pixels
+from lib.batching import Features, seen
 from lib.dataset import Dataset
-from lib.model import llava, tower_features
-from lib.pictures import open_image
+from lib.model import feature_layers, llava
+from lib.prompts import image_tokens
 
 FILE = "tower.safetensors"
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -73,9 +73,9 @@ def write(file: Path, model, processor, images: Sequence[Path], root: Path, batc
     with file.open("wb") as out:
         out.write(len(header).to_bytes(8, "little") + header)
         for start in range(0, len(images), batch):
-            part = [open_image(image) for image in images[start : start + batch]]
-            found = tower_features(model, pixels(processor, part)).to(llava(model).dtype)
-            out.write(found.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            part = images[start : start + batch]
+            found = seen(model, processor, part).to(llava(model).dtype)
+            out.write(found.contiguous().view(torch.uint8).numpy().tobytes())
             report(f"{start + len(part)} of {len(images)} pictures")
 
 
@@ -89,7 +89,9 @@ def _header(model, processor, names: list[str]) -> bytes:
 
 
 def _shape(model, processor, count: int) -> tuple[int, int, int]:
-    return count, image_tokens(processor), llava(model).config.vision_config.hidden_size
+    config = llava(model).config
+    hidden = config.vision_config.hidden_size * len(feature_layers(config))
+    return count, image_tokens(processor), hidden
 
 
 def _name(image: Path, root: Path) -> str:

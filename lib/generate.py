@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
-from lib.batching import Features, encode, prompt
+from lib.batching import Features
 from lib.costs import arithmetic, shapes
+from lib.finite import NotFinite
 from lib.model import llava
 from lib.profiles import Evaluation
+from lib.prompts import encode, prompt
 
 ON_A_CPU = 16  # answers at once, where the number is left open
 USABLE = 0.9  # of a GPU's free memory: the rest is lost in gaps
@@ -88,7 +90,9 @@ def _texts(model, tokenizer, features: Features, queries: Sequence[Query],
     embeds = _embeds(model, ids, [query.image for query in queries], features)
     keys = [query.key for query in queries] if sampled else None
     tokens = _generate(model, tokenizer, embeds, mask, keys, settings)
-    return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    ends = _ends(model, tokenizer)
+    said = [[token for token in row if token not in ends] for row in tokens.tolist()]
+    return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
 def _parts(order: list[int], queries: Sequence[Query], size: int) -> list[list[int]]:
@@ -121,13 +125,44 @@ def _embeds(model, ids: Tensor, images: Sequence[Path | None], features: Feature
 def _generate(model, tokenizer, embeds: Tensor, mask: Tensor, keys: Sequence[int] | None,
               settings: Evaluation) -> Tensor:
     """New tokens, [rows, at most max_new_tokens]."""
-    chooser = LogitsProcessorList()
+    watch = Watch()
+    chooser = LogitsProcessorList([watch])
     if keys is not None:
         chooser.append(SeededSampling(keys, settings.temperature, settings.top_p))
-    return llava(model).generate(
+    tokens = llava(model).generate(
         inputs_embeds=embeds, attention_mask=mask, max_new_tokens=settings.max_new_tokens,
         do_sample=False, num_beams=1, logits_processor=chooser, use_cache=True,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=_ends(model, tokenizer))
+    watch.check()
+    return tokens
+
+
+def _ends(model, tokenizer) -> list[int]:
+    """The tokens that end an answer: the tokenizer's own, and those of the generation_config."""
+    others = llava(model).generation_config.eos_token_id
+    others = others if isinstance(others, list) else [others]
+    return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *others)
+                              if token is not None))
+
+
+class Watch(LogitsProcessor):
+    """Notices rows whose logits are not finite; `check` says it once, so that no token waits."""
+
+    def __init__(self):
+        self.fine = torch.tensor(True)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores: [rows, vocabulary], as they come. NaN is the largest; some may be -inf."""
+        self.fine = scores.amax(-1).isfinite() & self.fine
+        return scores
+
+    def check(self) -> None:
+        """Raise NotFinite if there was such a row."""
+        wrong = int((~self.fine).sum())
+        if wrong:
+            raise NotFinite(f"The model's logits are not finite in {wrong} of {len(self.fine)} "
+                            "answers: its weights or its adapter are damaged, or its numbers are "
+                            "too large for float16 (dtype in lib/profiles.py).")
 
 
 class SeededSampling(LogitsProcessor):
@@ -148,4 +183,5 @@ class SeededSampling(LogitsProcessor):
         upto = kept.double().softmax(-1).cumsum(-1)
         drawn = upto.new_tensor([[stream.random()] for stream in self.streams])
         token = torch.searchsorted(upto, drawn * upto[:, -1:], right=True)
+        token = token.clamp(max=scores.shape[-1] - 1)  # of NaN, which `Watch` tells
         return torch.full_like(kept, -torch.inf).scatter(-1, token, 0.0)

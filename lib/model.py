@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 
 import torch
@@ -19,8 +18,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     CLIPVisionConfig,
     LlamaConfig,
@@ -31,23 +30,16 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lib import model_check, sources
+from lib import finite, model_check, sources
 from lib.missing import Missing
 from lib.profiles import CPU, Architecture, Runtime, Unlearning
+from lib.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, read_processor
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's to change
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-IMAGE_TOKEN = "<image>"
 LETTERS = Regex(r" ?\w+|[^\w\s]|\s")  # a word takes the space before it along
-CHAT_TEMPLATE = (  # LLaVA-1.5's conversation: USER: <image>\nquestion ASSISTANT: answer</s>
-    "{% for message in messages %}{{ message['role'].upper() + ':' }}"
-    "{% for part in message['content'] if part['type'] == 'image' %} <image>\n{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}"
-    "{{ ('' if message['content'][0]['type'] == 'image' else ' ') + part['text'] }}{% endfor %}"
-    "{{ eos_token if message['role'] == 'assistant' else ' ' }}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"  # official: all of them
 
 
@@ -99,7 +91,11 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def save(model, processor, folder: Path) -> None:
-    """Write model and processor into a folder that `load` reads, as safetensors."""
+    """Write model and processor into a folder that `load` reads, as safetensors.
+
+    Raises NotFinite, before anything is written, for weights that are not finite.
+    """
+    finite.check_tensors(model.state_dict().items(), "The model's weights", "Train it again.")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -108,36 +104,47 @@ def load(source: str | Path, runtime: Runtime = CPU) -> tuple:
     """A model in evaluation mode and its processor, from a folder in LLaVA's format or the hub.
 
     Raises Missing where there is none that can be used (`model_check`), or no GPU or memory for it;
-    ValueError for one whose weights are not all there.
+    ValueError for one whose weights are not all there, or not of its sizes; NotFinite for NaN.
     """
     folder = sources.folder(source)
     if wrong := model_check.check(folder):
         raise Missing(" ".join(wrong))
-    device = device_of(runtime)
-    _check_memory(folder, runtime)
+    device, dtype = device_of(runtime), dtype_of(runtime)
+    if device == "cpu":
+        model_check.check_room(model_check.parameters(folder) * dtype.itemsize,
+                               f"There is no GPU here, and the model in {folder}")
     model, info = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=dtype_of(runtime),
+        folder, config=_config_of(folder), dtype=dtype,
         attn_implementation="sdpa" if runtime.attention == "auto" else runtime.attention,
         trust_remote_code=False, use_safetensors=True, output_loading_info=True,
-        device_map=None if device == "cpu" else {"": device},
+        device_map=None if device == "cpu" else {"": device}, ignore_mismatched_sizes=True,
         quantization_config=_four_bits(runtime) if runtime.four_bit else None)
-    if info["missing_keys"]:  # transformers would fill them with random numbers
+    _check_loaded(folder, model, info)
+    return model.eval(), read_processor(folder, model.config)
+
+
+def _config_of(folder: Path) -> LlavaConfig:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a dozen kinds, by what is wrong in it
+        raise Missing(f"{folder / 'config.json'} cannot be used ({type(error).__name__}: {error}): "
+                      f"{model_check.AGAIN}.") from error
+
+
+def _check_loaded(folder: Path, model: LlavaForConditionalGeneration, info: dict) -> None:
+    """What transformers fills with random numbers, or takes as it is, is no model."""
+    if info["mismatched_keys"]:
+        name, stored, wanted = min(info["mismatched_keys"])
+        raise ValueError(f"The model in {folder} has {len(info['mismatched_keys'])} weights of "
+                         f"another shape than its config.json says, such as {name}: "
+                         f"{list(stored)} instead of {list(wanted)}. Weights and config.json do "
+                         f"not belong together: {model_check.AGAIN}.")
+    if info["missing_keys"]:
         raise ValueError(f"The model in {folder} lacks {len(info['missing_keys'])} weights, such "
-                         f"as {min(info['missing_keys'])}: copy or download it again.")
-    return model.eval(), _processor(folder, model.config)
-
-
-def _processor(folder: Path, config: LlavaConfig):
-    """The processor, told what older downloads of LLaVA-1.5 do not say: how an image is counted."""
-    processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    processor.patch_size = config.vision_config.patch_size
-    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-    processor.num_additional_image_tokens = 1  # CLIP's CLS token
-    if processor.chat_template is None:  # the first uploads of LLaVA-1.5 had none
-        processor.chat_template = processor.tokenizer.chat_template or CHAT_TEMPLATE
-    if processor.tokenizer.pad_token is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return processor
+                         f"as {min(info['missing_keys'])}: {model_check.AGAIN}.")
+    small = ", or too large for float16 (dtype in lib/profiles.py)" * (model.dtype == torch.float16)
+    finite.check_tensors(model.named_parameters(), f"The weights in {folder}",
+                         f"They are damaged{small}: {model_check.AGAIN}.")
 
 
 def device_of(runtime: Runtime) -> str:
@@ -149,34 +156,24 @@ def device_of(runtime: Runtime) -> str:
     return ("cuda" if there else "cpu") if runtime.device == "auto" else runtime.device
 
 
-def _check_memory(folder: Path, runtime: Runtime) -> None:
-    """Raises Missing if the weights do not fit into this machine where there is no GPU.
-
-    The operating system would kill the process in the middle of reading them, without a word.
-    """
-    if device_of(runtime) != "cpu":
-        return
-    needed = _parameters(folder) * dtype_of(runtime).itemsize
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        raise Missing(f"There is no GPU here, and the model in {folder} takes {needed / 2**30:.0f} "
-                      f"of the {there / 2**30:.0f} GiB of this machine's memory: run this on a "
-                      "machine with a GPU.")
-
-
-def _parameters(folder: Path) -> int:
-    """How many numbers a model's files hold; only their headers are read."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            total += sum(prod(file.get_slice(name).get_shape()) for name in set(file.keys()))
-    return total
-
-
 def dtype_of(runtime: Runtime) -> torch.dtype:
-    """The numbers in which the frozen weights and the activations are."""
+    """The numbers in which the frozen weights and the activations are.
+
+    Raises Missing if they are bfloat16 and the GPU has none, ValueError for an unknown name.
+    """
+    if runtime.dtype not in DTYPES:
+        raise ValueError(f"There is no dtype {runtime.dtype!r}; known: {', '.join(DTYPES)}.")
+    cuda = device_of(runtime) == "cuda"
+    lacks = cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if runtime.dtype == "bfloat16" and lacks:
+        raise Missing(f"The profile asks for bfloat16, and {torch.cuda.get_device_name()} has "
+                      'none: set dtype="auto" in lib/profiles.py, which is float32 there and '
+                      "takes twice the memory, or use a newer GPU.")
+    if runtime.dtype == "auto" and lacks:  # float16 could overflow in training
+        warnings.warn(f"{torch.cuda.get_device_name()} has no bfloat16: the model is loaded in "
+                      "float32, which takes twice the memory.", stacklevel=2)
     if runtime.dtype == "auto":
-        return torch.float32 if device_of(runtime) == "cpu" else torch.bfloat16
+        return torch.bfloat16 if cuda and not lacks else torch.float32
     return getattr(torch, runtime.dtype)
 
 
@@ -237,12 +234,17 @@ def load_adapter(model, folder: Path, name: str = "default") -> PeftModel:
         wrong = sorted(stored ^ expected)
         raise ValueError(f"The adapter in {folder} does not fit the model: {len(wrong)} names "
                          f"differ, such as {wrong[0]}.")
+    finite.check_tensors(((own, p) for own, p in adapted.named_parameters() if f".{name}." in own),
+                         f"The adapter in {folder}", "Train it again.")
     return adapted.eval()
 
 
 @contextmanager
 def part_of_the_way(model: PeftModel, share: float) -> Iterator[None]:
-    """Meanwhile the weights are on the line from the original's (share 0) to the adapted (1)."""
+    """Meanwhile the weights are on the line from the original's (share 0) to the adapted (1).
+
+    Both ends are exact; between them the projector is rounded to the model's own numbers.
+    """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     projector = llava(model).model.multi_modal_projector
     ours = list(projector.modules_to_save["default"].parameters())
@@ -272,11 +274,17 @@ def llava(model) -> LlavaForConditionalGeneration:
 def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
     """What the frozen vision tower gives to the projector.
 
-    pixels: [pictures, 3, height, width] -> [pictures, image tokens, hidden]. They never change in
-    unlearning, so they are computed once.
+    pixels: [pictures, 3, height, width] -> [pictures, image tokens, hidden of every chosen layer].
+    They never change in unlearning, so they are computed once.
     """
     config = llava(model).config
     tower = llava(model).model.vision_tower
     states = tower(pixels.to(tower.device, tower.dtype), output_hidden_states=True).hidden_states
-    chosen = states[config.vision_feature_layer]
-    return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
+    first = config.vision_feature_select_strategy == "default"  # without the CLS token
+    return torch.cat([states[layer][:, first:] for layer in feature_layers(config)], dim=-1)
+
+
+def feature_layers(config: LlavaConfig) -> list[int]:
+    """The tower's layers whose states the projector gets, side by side; mostly it is one."""
+    chosen = config.vision_feature_layer
+    return [chosen] if isinstance(chosen, int) else list(chosen)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
-from lib import iconworld, losses
+from lib import finite, iconworld, losses
 from lib.batching import Example, Group, Packer, answer_logits, pixels
 from lib.iconworld import Picture
 from lib.model import build, tower_features
@@ -78,7 +78,8 @@ def contrastive(model, processor, pictures: list[Picture], images: Tensor, setti
                                  padding=True, padding_side="right", return_tensors="pt")
     facts = torch.stack([_equal(texts) for texts in tellings])  # [tellings, pictures]
     colours = torch.tensor([picture.has_named_colours for picture in pictures])
-    step_through = _steps(clip.parameters(), settings.contrastive_steps, settings.contrastive_lr)
+    step_through = _steps("contrastive", clip.parameters(), settings.contrastive_steps,
+                          settings.contrastive_lr)
     for step, update in step_through:
         rng = np.random.default_rng([settings.seed, 1, step])
         chosen = _draw(len(pictures), settings.contrastive_batch, rng)
@@ -128,7 +129,7 @@ def language(model, processor, settings: Pretraining, log: Log) -> None:
     texts = [f" {answer}</s>" for _, answer in iconworld.sentences()]
     tokens = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     trained = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
-    for step, update in _steps(trained, settings.language_steps, settings.lr):
+    for step, update in _steps("language", trained, settings.language_steps, settings.lr):
         rng = np.random.default_rng([settings.seed, 2, step])
         chosen = _draw(len(texts), 4 * settings.batch, rng)
         ids, seen = tokens.input_ids[chosen], tokens.attention_mask[chosen].bool()
@@ -179,7 +180,7 @@ def _answer(stage: str, model, packer: Packer, trained, groups: Callable, steps:
     model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    for step, update in _steps(trained, steps, settings.lr):
+    for step, update in _steps(stage, trained, steps, settings.lr):
         rng = np.random.default_rng([settings.seed, len(stage), step])
         batch = packer.pack(list(groups(rng)))
         logits = answer_logits(model, batch)
@@ -190,15 +191,22 @@ def _answer(stage: str, model, packer: Packer, trained, groups: Callable, steps:
         log(stage, step, steps, loss.detach(), right)
 
 
-def _steps(parameters, steps: int, lr: float) -> Iterator[tuple[int, Callable]]:
-    """(step from 1, update(loss)) with AdamW, a one-cycle schedule and gradients clipped to 1."""
+def _steps(stage: str, parameters, steps: int, lr: float) -> Iterator[tuple[int, Callable]]:
+    """(step from 1, update(loss)) with AdamW, a one-cycle schedule and gradients clipped to 1.
+
+    Raises NotFinite at a step whose loss or gradient is not finite.
+    """
+    finite.check_rates({f"The learning rate of the stage {stage}": lr})
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1)
 
     def update(loss: Tensor) -> None:
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        finite.check_numbers({"the loss": loss.item(), "the gradient's norm": norm.item()},
+                             f"Pre-training, stage {stage}, step {step} of {steps}",
+                             f"Try a lower learning rate than {lr:g} (lib/profiles.py).")
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)

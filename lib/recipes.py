@@ -20,6 +20,7 @@ from lib.batching import Packer
 from lib.judges import RuleJudge
 from lib.judging.refusal_rule import RefusalRule
 from lib.judging.verdicts import Judge
+from lib.merged import merge_if_exact
 from lib.origins import Made, Report, quiet
 from lib.paths import profile_dir
 from lib.profiles import Profile
@@ -179,8 +180,7 @@ def _unlearn(profile: Profile, chosen: Run, report: Report, folder: Path) -> dic
         model = models.load_adapter(model, folder / "adapter")
     else:
         model = _train(profile, chosen, report, folder, read, model, processor, seen)
-    if not profile.runtime.four_bit:  # four-bit weights would be rounded again
-        model.merge_adapter()  # the same weights in fewer matrices: generation takes half the time
+    merge_if_exact(model)
     frame = _evaluate(profile, model, processor, seen, report, folder)
     runs.write_jsonl(folder / "answers.jsonl", frame.to_dict("records"))
     return evaluate.summary(frame)

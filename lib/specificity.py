@@ -16,7 +16,7 @@ import pandas as pd
 from lib import harness, origins, recipes, runs
 from lib import model as models
 from lib.harness import Benchmark, HarnessError
-from lib.merged import save_merged
+from lib.merged import DTYPE, save_merged
 from lib.missing import Missing
 from lib.origins import Made, Report, quiet
 from lib.profiles import Profile, Runtime
@@ -80,7 +80,7 @@ def _measure(profile: Profile, run: Run | None, version: str, chosen: Sequence[B
     try:
         report("merges the adapter")
         _merge(profile, run, replace(runtime, device="cpu", dtype=dtype, attention="sdpa"), merged)
-        found = harness.measure(merged, folder / "benchmarks", chosen, dtype,
+        found = harness.measure(merged, folder / "benchmarks", chosen, DTYPE,
                                 models.device_of(runtime), report)
     finally:
         shutil.rmtree(merged, ignore_errors=True)

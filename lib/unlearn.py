@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import attention, losses, quirks
+from lib import attention, finite, losses, quirks
 from lib.batching import Batch, Group, Packer, answer_logits
 from lib.dataset import Dataset
 from lib.lessons import chosen, groups, lots, shares
@@ -47,7 +47,9 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
 
     Returns (model with adapter, history: one row per step with loss, gradient norm and every term
     of the loss, probes: rows of `probe(model)` and of the other terms, every `probe_every` steps).
+    Raises finite.NotFinite at the step whose loss, gradient or weights are not finite.
     """
+    finite.check_rates({"lr": task.settings.lr, "clip": task.settings.clip})
     steps = task.settings.steps_for(len(dataset.train))
     task = replace(task, settings=replace(task.settings, steps=steps, epochs=None))
     model = prepared(model, task)
@@ -67,6 +69,7 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
         if run.step % task.settings.checkpoint_every == 0 and run.step < steps:
             run.save(checkpoint)
         report(f"step {run.step} of {steps}")
+    run.check_weights()
     run.probe(packer, dataset, probe)
     return model.eval(), run.history, run.probes
 
@@ -108,18 +111,35 @@ class _Run:
             loss.backward()
             self._take_gradients()
             found.update({"loss": loss.item(), **_items(values, share)})
+        finite.check_numbers(found, self._where(), self._advice())
         return dict(found)
 
     def update(self, found: dict[str, float]) -> None:
         """One step of the optimizer; its row of history."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.task.settings)
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.task.settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.task.settings.clip).item()
+        finite.check_numbers({"the gradient's norm": norm}, self._where(), self._advice())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._hand_out()
         self.step += 1
-        self.history.append({"step": self.step, "gradient_norm": norm.item(), **found})
+        self.history.append({"step": self.step, "gradient_norm": norm, **found})
+
+    def check_weights(self) -> None:
+        """Raise NotFinite if the last step's weights are not finite, as they are handed out."""
+        finite.check_tensors(self.model_parameters.items(),
+                             f"The weights after step {self.step} of {self.task.settings.steps}",
+                             self._advice())
+
+    def _where(self) -> str:
+        return f"Step {self.step + 1} of {self.task.settings.steps}, on training records"
+
+    def _advice(self) -> str:
+        return (f"The run stops here, and no such step is kept. Try a lower lr than "
+                f"{self.task.settings.lr:g} or a longer warmup (lib/profiles.py)"
+                + (", or bfloat16 instead of float16" * (llava(self.model).dtype == torch.float16))
+                + ".")
 
     def _terms(self, packer: Packer, rows: Sequence[Group], with_kl: bool) -> dict[str, Tensor]:
         return terms(self.model, packer, rows, with_kl, self.task.official_quirks)
@@ -153,11 +173,13 @@ class _Run:
         everything = groups(records, dataset.refusals, dict.fromkeys(WATCHED, 1.0), rng)
         self.model.eval()
         found = measured(self.model, packer, everything, True, self.task)
-        self.probes.append({"step": self.step, **ask(self.model),
-                            **{name: found[name].item() for name in WATCHED}})
+        found = {name: found[name].item() for name in WATCHED}
+        finite.check_numbers(found, f"After {self.step} steps, on records of val", self._advice())
+        self.probes.append({"step": self.step, **ask(self.model), **found})
 
     def save(self, folder: Path) -> None:
-        """Replace the checkpoint in `folder` in one go."""
+        """Replace the checkpoint in `folder` in one go; NotFinite, and it stays, if that is due."""
+        self.check_weights()
         fresh = folder / "next"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)

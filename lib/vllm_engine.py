@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lib.batching import prompt_for_one_image
 from lib.generate import Query
-from lib.merged import save_merged
+from lib.merged import DTYPE, save_merged
 from lib.model import llava
 from lib.pictures import open_image
 from lib.profiles import Evaluation
+from lib.prompts import prompt_for_one_image
 
 LOT = 512  # answers between two additions to the journal; enough to keep a GPU busy
 MEMORY = 0.85  # share of the GPU that vLLM may take; this process keeps its CUDA context beside it
@@ -32,12 +32,13 @@ def answerer(model, processor, scratch: Path) -> Iterator[Callable]:
     """Start vLLM on the model with its adapter merged; yields a function like `generate.answer`.
 
     That is `(queries, settings, sampled, report, keep) -> answers`. The merged model lies in
-    `scratch` meanwhile, and the model itself off the GPU. Raises ModuleNotFoundError, which says
+    `scratch` meanwhile, and the model itself off the GPU. It answers in float32 (lib/merged.py): a
+    7B model takes 28 GB of the GPU. Raises ModuleNotFoundError, which says
     what to install, and ValueError for a model in 4 bits.
     """
     vllm = _vllm()
     whole, scratch = llava(model), Path(scratch)
-    device, dtype = whole.device, str(whole.dtype).removeprefix("torch.")
+    device = whole.device
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="merged-", dir=scratch) as folder:
         save_merged(model, processor, Path(folder) / "model")
@@ -45,7 +46,7 @@ def answerer(model, processor, scratch: Path) -> Iterator[Callable]:
         _free()
         try:
             engine = vllm.LLM(
-                model=str(Path(folder) / "model"), dtype=dtype, load_format="safetensors",
+                model=str(Path(folder) / "model"), dtype=DTYPE, load_format="safetensors",
                 trust_remote_code=False, enable_prefix_caching=True, seed=0,
                 limit_mm_per_prompt={"image": 1}, gpu_memory_utilization=MEMORY)
             yield partial(_answer, vllm, engine, processor)

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from lib import dataset, features, model
 from lib.batching import Features, Packer
+from lib.finite import NotFinite
 from lib.profiles import Runtime
 
 
@@ -77,3 +78,23 @@ def test_a_full_disk_is_noticed_before_any_work(official, data, tmp_path, monkey
         features.write(tmp_path / features.FILE, *model.load(official[0]),
                        features.pictures(data), data.root)
     assert not (tmp_path / features.FILE).exists()
+
+
+def test_a_tower_that_sees_nan_is_said_with_the_picture(tiny_real, tmp_path):
+    data, llava = dataset.read(tiny_real.data), model.load(tiny_real.model)
+    llava[0].model.vision_tower.embeddings.class_embedding.data[0] = float("nan")
+    images = features.pictures(data)[:2]
+    with pytest.raises(NotFinite, match=f"not finite in {images[0]}"):
+        Features(*llava).add(images)
+    with pytest.raises(NotFinite, match=f"not finite in {images[0]}"):
+        features.write(tmp_path / features.FILE, *llava, images, data.root)
+
+
+def test_the_file_has_room_for_several_layers_side_by_side(tiny_real, tmp_path):
+    data, llava = dataset.read(tiny_real.data), model.load(tiny_real.model)
+    llava[0].config.vision_feature_layer = [-2, -1]
+    images = features.pictures(data)[:2]
+    features.write(tmp_path / features.FILE, *llava, images, data.root)
+    kept = features.StoredFeatures(tmp_path / features.FILE, data.root, Features(*llava))
+    assert kept(images[1]).shape == (16, 64)
+    assert torch.equal(kept(images[1]), Features(*llava)(images[1]))

@@ -9,8 +9,9 @@ import torch
 from lib import generate
 from lib.batching import Features
 from lib.costs import arithmetic
+from lib.finite import NotFinite
 from lib.generate import Query, SeededSampling
-from lib.model import add_lora
+from lib.model import add_lora, load
 from lib.pictures import open_image
 from lib.profiles import Evaluation, Unlearning
 
@@ -157,6 +158,50 @@ def test_an_open_number_of_answers_follows_the_gpu_s_free_memory(llava, queries,
     assert sizes[0] == 1
     assert sizes == sorted(set(sizes)), "more memory, more answers"
     assert sizes[-1] == arithmetic.MOST_ANSWERS
+
+
+# Ends, and numbers that are not finite.
+
+
+@pytest.fixture
+def real(tiny_real):
+    return load(tiny_real.model)
+
+
+TWO = [Query(None, "What is a stew?", 1), Query(None, "Who eats it?", 2)]
+
+
+def test_an_answer_ends_at_each_token_that_the_generation_config_names(real):
+    model, processor = real
+    brief = replace(SETTINGS, max_new_tokens=5)
+    whole = ask(real, TWO, brief)
+    words = [int(word.removeprefix("unused")) for word in whole[0].split()]  # tiny_llava.tokenizer
+    assert len(set(words)) == 5
+    for end, left in ((words[2], 2), (words[1], 1), (2, 5)):
+        model.generation_config.eos_token_id = [2, end]
+        assert ask(real, TWO[:1], brief)[0].split() == whole[0].split()[:left]
+    assert generate._ends(model, processor.tokenizer) == [2]
+    model.generation_config.eos_token_id = None
+    assert ask(real, TWO, brief) == whole
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_said_and_are_no_answer(real, sampled, value):
+    real[0].lm_head.weight.data[7] = value
+    with pytest.raises(NotFinite, match="logits are not finite in 2 of 2 answers"):
+        ask(real, TWO, sampled=sampled)
+
+
+def test_a_token_that_is_ruled_out_is_no_reason_to_stop():
+    watch = generate.Watch()
+    scores = torch.tensor([[0.0, -torch.inf], [0.0, 1.0]])
+    assert watch(None, scores) is scores
+    watch.check()
+    watch(None, torch.tensor([[0.0, 1.0], [-torch.inf, -torch.inf]]))
+    watch(None, scores)
+    with pytest.raises(NotFinite, match="1 of 2"):
+        watch.check()
 
 
 # Sampling.

@@ -4,13 +4,15 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from lib import losses, model
 from lib.batching import Example, Group, Packer, answer_logits, pixels
+from lib.finite import NotFinite
 from lib.missing import Missing
 from lib.pictures import open_image
 from lib.profiles import Unlearning
+from tests import tiny_llava
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 SETTINGS = Unlearning(lora_rank=4, lora_alpha=8)
@@ -281,3 +283,36 @@ def test_tower_features_are_what_the_model_hands_to_its_projector(llava, world, 
         bare.model.get_image_features(pixel_values=seen)
     hook.remove()
     torch.testing.assert_close(model.tower_features(bare, seen), handed[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["default", "full"])
+@pytest.mark.parametrize("layers", [[-2, -1], [0, 1, 2], [1]])
+def test_of_several_layers_the_projector_gets_all_side_by_side(layers, strategy, tmp_path):
+    config = tiny_llava.config(image_size=56, hidden=32)
+    config.vision_feature_layer, config.vision_feature_select_strategy = layers, strategy
+    config.text_config.vocab_size, config.image_token_index = 64, 3
+    bare, handed = LlavaForConditionalGeneration(config).eval(), []
+    bare.model.multi_modal_projector.register_forward_hook(
+        lambda module, inputs, output: handed.append(inputs[0]))
+    seen = torch.randn(2, 3, 56, 56)
+    with torch.no_grad():
+        bare.get_image_features(pixel_values=seen)
+    assert handed[0].shape == (2, 16 + (strategy == "full"), 32 * len(layers))
+    torch.testing.assert_close(model.tower_features(bare, seen), handed[0], rtol=0, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_are_not_saved(llava, tmp_path):
+    llava[0].lm_head.weight.data[0, 0] = float("inf")
+    with pytest.raises(NotFinite, match=r"weights: 1 hold .*lm_head.weight"):
+        model.save(*llava, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_adapter_that_is_not_finite_is_refused(adapted, base_folder, tmp_path):
+    adapted[0].save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    weights = load_file(file)
+    weights[min(weights)].view(-1)[0] = float("nan")
+    save_file(weights, file)
+    with pytest.raises(NotFinite, match=f"The adapter in {tmp_path}: 1 hold numbers"):
+        model.load_adapter(model.load(base_folder)[0], tmp_path)

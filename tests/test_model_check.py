@@ -15,7 +15,7 @@ from lib.model_check import INDEX, check
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 CONFIG = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
           "text_config": {"model_type": "llama"},
-          "vision_config": {"model_type": "clip_vision_model"}}
+          "vision_config": {"model_type": "clip_vision_model", "num_hidden_layers": 24}}
 
 
 @pytest.fixture
@@ -51,6 +51,16 @@ def pickled(folder):
     (folder / "pytorch_model.bin").write_bytes(b"not read")
 
 
+def pointer(*names: str):
+    """What Git leaves in the place of a large file that it has not fetched."""
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4000000000\n"
+    return lambda folder: [(folder / name).write_text(text) for name in names]
+
+
+def index(names):
+    return lambda folder: (folder / INDEX).write_text(json.dumps({"weight_map": names}))
+
+
 def adapter(folder):
     (folder / "config.json").rename(folder / "adapter_config.json")
 
@@ -75,6 +85,20 @@ def test_a_whole_model_is_good_in_shards_or_in_one_file(folder):
     (pickled, ["pickled weights alone (pytorch_model.bin)", "never loaded"]),
     (remove(INDEX), ["neither model.safetensors nor model.safetensors.index.json"]),
     (cut(INDEX), [INDEX, "weight_map"]),
+    (index({"a": "../elsewhere.safetensors"}), [INDEX, "files beside it"]),
+    (index(["a"]), [INDEX, "weight_map"]),
+    (pointer(*SHARDS), ["Git LFS pointers", "2 of the model's files", SHARDS[0], "git lfs pull"]),
+    (pointer("tokenizer.json"), ["Git LFS pointers", "tokenizer.json", "git lfs pull"]),
+    (pointer("config.json"), ["Git LFS pointers", "config.json", "git lfs pull"]),
+    (lambda folder: (remove("tokenizer.json")(folder), pointer("tokenizer.model")(folder)),
+     ["Git LFS pointers", "tokenizer.model"]),
+    (config(quantization_config={"quant_method": "awq"}), ["is quantized already", "four_bit"]),
+    (config(vision_feature_layer=99), ["vision_feature_layer 99", "24 layers"]),
+    (config(vision_feature_layer=[-2, -99]), ["vision_feature_layer [-2, -99]"]),
+    (config(vision_feature_layer=[]), ["vision_feature_layer []"]),
+    (config(text_config=["llama"]), ["config.json is not JSON with a model's settings"]),
+    (config(architectures=["Qwen2VLForConditionalGeneration"], model_type="qwen2_vl"),
+     ["Qwen2VLForConditionalGeneration, not LLaVA-1.5"]),
     (remove(SHARDS[1]), [f"{SHARDS[1]} is missing"]),
     (cut(SHARDS[0]), [f"{SHARDS[0]} is damaged or cut off"]),
     (remove("tokenizer.json"), ["neither tokenizer.json nor tokenizer.model"]),
@@ -96,3 +120,22 @@ def test_everything_that_is_missing_is_named_at_once_and_nothing_starts(folder, 
     assert pipeline.main(call) == 2
     said = capsys.readouterr().err
     assert all(name in said for name in (*SHARDS, "tokenizer.json"))
+
+
+def test_pointers_of_files_that_are_not_read_do_no_harm(folder):
+    pointer("pytorch_model.bin", "tokenizer.model", "picture.png")(folder)
+    assert check(folder) == []
+
+
+def test_a_hub_s_cache_is_read_through_its_links_and_its_root_says_where_to_look(folder, tmp_path):
+    root = tmp_path / "models--somebody--llava"
+    snapshot = root / "snapshots" / "0a1b"
+    snapshot.mkdir(parents=True)
+    (root / "blobs").mkdir()
+    for number, path in enumerate(sorted(path for path in folder.iterdir() if path.is_file())):
+        path.rename(root / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", str(number)))
+    assert check(snapshot) == []
+    assert "give the folder in its snapshots" in check(root)[0]
+    (snapshot / SHARDS[0]).resolve().unlink()
+    assert check(snapshot) == [f"{snapshot / SHARDS[0]} is missing: copy or download it again."]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lib import dataset, generate, losses, model
 from lib.batching import Example, Features, Group, Packer, answer_logits, image_tokens, prompt
+from lib.finite import NotFinite
 from lib.missing import Missing
 from lib.pictures import open_image
 from lib.profiles import Evaluation, Runtime, Unlearning
@@ -97,6 +99,58 @@ def test_a_model_that_lacks_a_weight_is_refused(official, tmp_path):
         model.load(folder)
 
 
+@pytest.fixture
+def small(tiny_real, tmp_path):
+    """A copy of a tiny model, for a test to damage."""
+    return Path(shutil.copytree(tiny_real.model, tmp_path / "small"))
+
+
+def test_a_weight_of_another_shape_is_named_with_both(small):
+    config = json.loads((small / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 48
+    (small / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"6 weights of another shape than its config.json says, "
+                                         r"such as .*down_proj.weight: \[32, 64\] instead of "
+                                         r"\[32, 48\]"):
+        model.load(small)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_named(small, value):
+    file = small / "model-00002-of-00002.safetensors"
+    weights = load_file(file)
+    weights["language_model.model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(NotFinite, match=r"1 hold numbers that are not finite, such as "
+                                        r"model.language_model.layers.1.mlp.up_proj.weight"):
+        model.load(small)
+
+
+def test_a_config_that_transformers_refuses_is_said_in_one_sentence(small):
+    config = json.loads((small / "config.json").read_text())
+    config["text_config"] = []
+    (small / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Missing, match=r"config.json cannot be used \(.*text_config"):
+        model.load(small)
+
+
+def test_bfloat16_is_asked_only_of_a_gpu_that_has_it(small, monkeypatch):
+    """An older GPU emulates it, so that torch calls it supported."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                        lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    with pytest.raises(Missing, match=r'asks for bfloat16, and Tesla V100 has none: .*"auto"'):
+        model.load(small, Runtime(device="cuda", dtype="bfloat16"))
+    with pytest.warns(match="Tesla V100 has no bfloat16: .* in float32"):
+        assert model.dtype_of(Runtime(device="auto", dtype="auto")) == torch.float32
+    assert model.dtype_of(Runtime(device="cpu", dtype="bfloat16")) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert model.dtype_of(Runtime(device="auto", dtype="auto")) == torch.bfloat16
+    with pytest.raises(ValueError, match="no dtype 'bf16'; known: auto, float32"):
+        model.dtype_of(Runtime(dtype="bf16"))
+
+
 def test_an_older_download_s_processor_learns_how_an_image_is_counted(official, tmp_path):
     folder = shutil.copytree(official[0], tmp_path / "model")
     config = json.loads((folder / "processor_config.json").read_text())
@@ -128,7 +182,8 @@ def test_what_the_machine_cannot_do_is_said_before_loading(official, runtime, sa
 
 
 def test_weights_that_do_not_fit_into_the_machine_are_not_read(official, monkeypatch):
-    monkeypatch.setattr(model.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.get)
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(model.model_check.os, "sysconf", sizes.get)
     with pytest.raises(Missing, match=r"no GPU here, and the model in .* takes 0 of the 0 GiB"):
         model.load(official[0])
 

@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from lib import experiments, iconworld, pretrain
 from lib.batching import Packer, pixels
+from lib.finite import NotFinite
 from lib.model import build, tower_features
 from lib.pretrain import Log, contrastive_loss
 from lib.runs import read_jsonl
@@ -173,3 +175,28 @@ def test_progress_names_the_stage_and_the_step():
         log("language", step, 12, torch.tensor(1.5), torch.tensor(0.25))
     assert told == ["language, step 10 of 12, loss 1.500", "language, step 12 of 12, loss 1.500"]
     assert log.rows[-1] == {"stage": "language", "step": 12, "loss": 1.5, "accuracy": 0.25}
+
+
+# Numbers that are not finite.
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_stops_at_the_step_at_which_its_loss_is_not_finite(begun, settings, stage):
+    model, processor, pictures, images, packer = begun
+    model, log = deepcopy(model), Log(lambda text: None)
+    model.lm_head.weight.data[:] = float("nan")
+    model.model.vision_tower.embeddings.class_embedding.data[:] = float("nan")
+    packer = Packer(model, processor, packer.features)
+    calls = {"contrastive": (model, processor, pictures, images, settings, log),
+             "language": (model, processor, settings, log),
+             "alignment": (model, packer, pictures, settings, log),
+             "instruction": (model, packer, pictures, settings, log)}
+    with pytest.raises(NotFinite, match=f"stage {stage}, step 1 of 3: the loss is nan"):
+        getattr(pretrain, stage)(*calls[stage])
+    assert log.rows == []
+
+
+def test_a_stage_is_not_begun_with_a_rate_of_zero(begun, settings):
+    model, processor, *_ = begun
+    with pytest.raises(ValueError, match="learning rate of the stage language is 0"):
+        pretrain.language(deepcopy(model), processor, replace(settings, lr=0.0), Log(print))

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from judge_on_http import material, right, say, serving
+from peft.tuners.lora import LoraLayer
 
 from lib import experiments, generate, losses, origins, profiles, recipes, sources
 from lib.experiments import Run
@@ -254,6 +255,26 @@ def test_a_loaded_run_gives_the_answers_that_are_stored(tiny_real, done):
     assert said == stored["answer"].to_list()
     assert said != experiments.answers(tiny_real, [None]).query(
         "decoding == 'greedy'")["answer"].to_list()
+
+
+def test_in_bfloat16_the_answers_are_the_adapter_s_own_unmerged(tiny_real, ready, tmp_path,
+                                                              monkeypatch):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(shutil.copytree(ready, tmp_path / "runs")))
+    profile = replace(tiny_real, runtime=replace(tiny_real.runtime, dtype="bfloat16"))
+    answered, honest = [], generate.answer
+
+    def watched(model, *details, **more):
+        answered.append({layer.merged for layer in model.modules()
+                         if isinstance(layer, LoraLayer)})
+        return honest(model, *details, **more)
+
+    monkeypatch.setattr(generate, "answer", watched)
+    made = recipes.run(profile, PO_PD)
+    for need in made.needs:
+        need.make()
+    made.make()
+    assert answered
+    assert all(merged == {False} for merged in answered)
 
 
 def test_all_official_quirks_together_run_too(tiny_real, ready, tmp_path, monkeypatch):

@@ -56,6 +56,12 @@ def test_a_model_is_measured_once_and_nothing_of_it_but_numbers_stays(asking, tm
     assert told == ["merges the adapter", "benchmark 1 of 2: GQA", "benchmark 2 of 2: POPE"]
 
 
+def test_a_model_in_bfloat16_is_measured_in_float32(asking, tmp_path):
+    runtime = replace(asking.runtime, dtype="bfloat16")
+    specificity.measured(replace(asking, runtime=runtime, benchmarks="pope"), None).make()
+    assert [tuple(call[3:]) for call in calls(tmp_path)] == [("float32", "cpu")]
+
+
 def test_a_failed_benchmark_is_the_only_one_that_is_run_again(asking, tmp_path, monkeypatch):
     made = specificity.measured(asking, None)
     monkeypatch.setenv("LMMS_STAND_IN", json.dumps({"gqa": "crashes"}))

@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import get_cosine_schedule_with_warmup
 
-from lib import losses
+from lib import dataset, losses
 from lib import unlearn as loop
 from lib.batching import Packer
+from lib.finite import NotFinite
 from lib.model import load
 from lib.profiles import Runtime, Unlearning
 from lib.unlearn import Task, chosen, groups, learning_rate, unlearn
@@ -527,3 +529,75 @@ def test_a_half_written_checkpoint_is_not_used(llava, world, tmp_path, base_fold
     said = []
     run(load(base_folder), world, task("ga", steps=7), tmp_path, report=said.append)
     assert said[0] == "step 3 of 7"
+
+
+# Numbers that are not finite.
+
+
+@pytest.fixture
+def real(tiny_real):
+    """((model, processor), dataset) of a tiny LLaVA-1.5, loaded afresh."""
+    return load(tiny_real.model), dataset.read(tiny_real.data)
+
+
+def saved_in(folder):
+    """The steps of the checkpoints in a folder, all of whose weights are finite."""
+    saved = sorted(folder.glob("step-*"))
+    for path in saved:
+        assert all(value.isfinite().all() for file in path.glob("*.safetensors")
+                   for value in load_file(file).values())
+    return [int(path.name.removeprefix("step-")) for path in saved]
+
+
+FAST = {"probe_every": 9, "checkpoint_every": 1}
+
+
+@pytest.mark.parametrize(("reason", "decay", "steps", "said", "kept"), [
+    ("the loss of the next step", 0.0, 4, "Step 3 of 4, on training records: .*forget is", [2]),
+    ("the weights, when they are saved", 1e10, 4, "weights after step 2 of 4: .*not finite", [1]),
+    ("the weights, at the end", 1e10, 2, "weights after step 2 of 2: .*not finite", [1]),
+])
+def test_a_run_stops_at_the_step_at_which_its_numbers_are_not_finite(
+        real, tmp_path, reason, decay, steps, said, kept):
+    wanted = task("gd", lr=1e30, weight_decay=decay, steps=steps, warmup=0.0, **FAST)
+    with pytest.raises(NotFinite, match=said) as caught:
+        run(*real, wanted, tmp_path)
+    assert "Try a lower lr than 1e+30" in str(caught.value)
+    assert saved_in(tmp_path) == kept
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(real, tmp_path):
+    model, packer = loop.add_lora(real[0][0], SETTINGS), Packer(*real[0])
+    training = loop._Run(model, task("gd"))
+    before = weights_of(model)
+    next(iter(training.trained.values())).register_hook(lambda grad: grad * float("inf"))
+    found = training.collect(packer, real[1])
+    with pytest.raises(NotFinite, match=r"Step 1 of 4.* the gradient's norm is (nan|inf)\. "):
+        training.update(found)
+    assert all(torch.equal(value, before[name]) for name, value in weights_of(model).items())
+    assert (training.step, training.history) == (0, [])
+
+
+def test_a_probe_of_what_is_not_finite_stops_the_run(real):
+    training = loop._Run(loop.add_lora(real[0][0], SETTINGS), task("gd"))
+    real[0][0].lm_head.weight.data[:] = float("nan")
+    with pytest.raises(NotFinite, match=r"After 0 steps, on records of val: forget is nan"):
+        training.probe(Packer(*real[0]), real[1], lambda model: {})
+    assert training.probes == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 0.0), ("lr", float("nan")), ("clip", 0.0)])
+def test_settings_with_which_nothing_is_learned_are_refused(real, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}, and nothing can be learned"):
+        run(*real, task("gd", **{name: value}), tmp_path)
+
+
+def test_numbers_that_float16_cannot_hold_are_found_where_they_are_handed_out(tiny_real):
+    model, _ = load(tiny_real.model, Runtime(dtype="float16"))
+    training = loop._Run(loop.add_lora(model, SETTINGS), task("gd"))
+    name = next(iter(training.trained))
+    with torch.no_grad():
+        training.trained[name].fill_(1e6)
+    training._hand_out()
+    with pytest.raises(NotFinite, match=r"1 hold .*bfloat16 instead of float16"):
+        training.check_weights()

@@ -12,7 +12,7 @@ from lib.generate import Query
 from lib.judges import RuleJudge
 from lib.merged import save_merged
 from lib.model import add_lora, load
-from lib.profiles import Evaluation, Unlearning
+from lib.profiles import Evaluation, Runtime, Unlearning
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 SETTINGS = Evaluation(max_new_tokens=10, batch=16, samples=2)
@@ -70,14 +70,6 @@ def test_a_merged_model_on_disk_gives_the_adapter_s_logits_under_llava_s_names(a
     assert not torch.equal(again.state_dict()[projector], original.state_dict()[projector])
 
 
-def test_a_merged_model_takes_the_place_of_what_was_in_its_folder(llava, tmp_path):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "leftover.safetensors").touch()
-    save_merged(*llava, tmp_path / "old")
-    assert load(tmp_path / "old")[1].chat_template == llava[1].chat_template
-    assert not (tmp_path / "old" / "leftover.safetensors").exists()
-
-
 def test_greedy_answers_are_those_of_transformers_in_the_order_of_the_queries(vllm, adapted,
                                                                              queries, tmp_path):
     model, processor = adapted
@@ -90,6 +82,18 @@ def test_greedy_answers_are_those_of_transformers_in_the_order_of_the_queries(vl
     assert told == [len(queries)]
     assert len(set(expected)) > 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_in_bfloat16_answers_in_float32_with_all_that_its_adapter_learned(
+        vllm, tiny_real, tmp_path):
+    model, processor = load(tiny_real.model, Runtime(dtype="bfloat16"))
+    model = add_lora(model, Unlearning(lora_rank=4)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with vllm_engine.answerer(model, processor, tmp_path) as say:
+        assert len(say([Query(None, "What is a stew?")], SETTINGS)) == 1
+    assert vllm.ENGINES[-1].settings["dtype"] == "float32"
+    assert vllm.ENGINES[-1].model.dtype == torch.float32
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_samples_have_the_temperature_and_each_its_own_seed(vllm, llava, queries, tmp_path):

@@ -41,18 +41,19 @@ def write_model(folder: Path, image_size: int = 336, seed: int = 0, hidden: int 
     folder.mkdir(parents=True, exist_ok=True)
     _processor(image_size).save_pretrained(folder)
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(_config(image_size, hidden)).half()
+    model = LlavaForConditionalGeneration(config(image_size, hidden)).half()
     names = {_released_name(name): value.contiguous() for name, value in model.state_dict().items()}
     _save_shards(names, folder)
-    config = {**model.config.to_dict(), "torch_dtype": "float16",
-              "architectures": ["LlavaForConditionalGeneration"]}
-    (folder / "config.json").write_text(json.dumps(config))
+    settings = {**model.config.to_dict(), "torch_dtype": "float16",
+                "architectures": ["LlavaForConditionalGeneration"]}
+    (folder / "config.json").write_text(json.dumps(settings))
     (folder / "generation_config.json").write_text(json.dumps(
         {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": PAD}))
     return folder
 
 
-def _config(image_size: int, hidden: int) -> LlavaConfig:
+def config(image_size: int, hidden: int) -> LlavaConfig:
+    """The settings of LLaVA-1.5 with small sizes."""
     shared = {"hidden_size": hidden, "num_attention_heads": 2, "num_hidden_layers": 2,
               "intermediate_size": 2 * hidden}
     tower = CLIPVisionConfig(**shared, image_size=image_size, patch_size=14, projection_dim=hidden)

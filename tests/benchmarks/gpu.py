@@ -47,19 +47,14 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from lib import attention, generate, losses, unlearn
-from lib.batching import Example, Group, Packer, answer_logits, prompt
+from lib.batching import Example, Group, Packer, answer_logits
 from lib.costs import arithmetic, estimate, gpus, shapes
 from lib.costs.arithmetic import GIB, Row, Training
 from lib.costs.workload import Assumed, rows_of
-from lib.model import (
-    CHAT_TEMPLATE,
-    IMAGE_TOKEN,
-    add_lora,
-    checkpoint_layers,
-    llava,
-    word_tokenizer,
-)
+from lib.merged import merge_if_exact
+from lib.model import add_lora, checkpoint_layers, llava, word_tokenizer
 from lib.profiles import LLAVA_7B, LLAVA_13B, Evaluation
+from lib.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, prompt
 
 TINY = shapes.Shape("tiny", 64, 2, 4, 4, 128, 1024, 32, 2, 64, 56, 14, True)
 WORDS = [f"w{number}" for number in range(400)]
@@ -379,7 +374,7 @@ def evaluation(bench: Bench) -> list[Result]:
     model = llava(bench.model)
     keep_all(model)
     bench.model.eval()
-    bench.model.merge_adapter()
+    merge_if_exact(bench.model)
     draw, new = random.Random(1), bench.settings.max_new_tokens
     question = said(draw, bench.assumed.question - 4)
     text = prompt(bench.packer.processor, question, True)
