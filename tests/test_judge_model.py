@@ -137,7 +137,7 @@ def test_other_weights_in_the_same_folder_are_another_judge(scripted, tmp_path):
 
 
 @pytest.mark.parametrize(("template", "name", "message"), [
-    (None, "base", "no chat template"), (TEMPLATE, "nowhere", "cannot be loaded")])
+    (None, "base", "no chat template"), (TEMPLATE, "nowhere", "no judge folder")])
 def test_a_model_that_cannot_judge_is_said(template, name, message, tmp_path):
     saved(tmp_path / "base", scripted=True, template=template)
     with pytest.raises(JudgeStopped, match=message):

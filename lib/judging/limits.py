@@ -24,6 +24,7 @@ OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 WHOLE = "/chat/completions"  # what comes after the address
 MILLION = 1_000_000
+GIVE_UP = 10  # items in a row without a verdict, for a reason that is the same for all
 LENGTHS = ("max_tokens", "max_completion_tokens")  # what servers call a reply's longest
 TOKENS_PER_BYTE = 0.5  # of a prompt, until a server has counted one: English has about 0.25
 
@@ -128,6 +129,14 @@ class Settings:
                              f"environment variable {self.key_variable}, and that is empty: set "
                              f"it, or set {PREFIX}KEY_VARIABLE to the empty text if the server "
                              f"needs no key, or {PREFIX}ADDRESS if it is another one.")
+
+
+def reply_tokens() -> int:
+    """The setting of this name from the environment, for a judge without a server."""
+    text = os.environ.get(f"{PREFIX}REPLY_TOKENS", "0").strip()
+    if not text.isdecimal():
+        raise ValueError(f"{PREFIX}REPLY_TOKENS has to be a whole number, not {text!r}.")
+    return int(text)
 
 
 def ran_out(thought: bool, cut: bool, tokens: int) -> str:

@@ -137,6 +137,12 @@ def after_thought(reply: str) -> str | None:
     return None if THOUGHT_BEGINS.search(final) else final
 
 
+def opened(prompt: str) -> str:
+    """The beginning of a thought with which a chat template ends a prompt, or ""."""
+    found = re.search(rf"(?:{THOUGHT_BEGINS.pattern})\s*$", prompt[-100:], re.IGNORECASE)
+    return found[0] if found else ""
+
+
 def parse(item: Item, reply: str, cut: bool = False) -> Verdict | None:
     """The verdict in a reply; None where there is none, or more than one.
 

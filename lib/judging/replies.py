@@ -72,8 +72,9 @@ def read(content: bytes) -> Reply:
 
 def only_thought(reply: Reply) -> bool:
     """Whether a reply ends within the model's thought, or is none but a thought."""
-    silent = not reply.text.strip() and (reply.thought or reply.cut)
-    return silent or after_thought(reply.text) is None
+    silent = not (after_thought(reply.text) or "").strip() and (
+        reply.thought or reply.cut or reply.text.strip())
+    return bool(silent)
 
 
 def _text(content: str | list | None) -> str:

@@ -20,6 +20,7 @@ from lib.judging import prompts as prompts
 from lib.judging import replies
 from lib.judging.cache import Cache
 from lib.judging.limits import (
+    GIVE_UP,
     LENGTHS,
     PREFIX,
     TOKENS_PER_BYTE,
@@ -34,7 +35,6 @@ from lib.judging.transport import Line, NoResponse, Response, Unreachable, host_
 from lib.judging.verdicts import ABSTAINED, Item, JudgeStopped, Verdict
 
 REMINDERS = 2  # after a reply that cannot be read
-GIVE_UP = 10  # items in a row to which the server had no reply at all
 ITS_OWN = (400, 413, 422)  # statuses that may be due to one item, such as one that is too long
 KEPT = "What was judged so far is kept: run this again and it goes on from there."
 
