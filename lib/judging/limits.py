@@ -133,7 +133,7 @@ class Settings:
 
 def reply_tokens() -> int:
     """The setting of this name from the environment, for a judge without a server."""
-    text = os.environ.get(f"{PREFIX}REPLY_TOKENS", "0").strip()
+    text = os.environ.get(f"{PREFIX}REPLY_TOKENS", "").strip() or "0"
     if not text.isdecimal():
         raise ValueError(f"{PREFIX}REPLY_TOKENS has to be a whole number, not {text!r}.")
     return int(text)
