@@ -26,7 +26,7 @@ REASONS = (
      "the folder for downloads cannot be written. Set HF_HOME to a folder of your own."),
     (r"OfflineModeIsEnabled",
      "HF_HUB_OFFLINE is set and it was not fetched before. Unset that variable."),
-    (r"GatedRepoError|gated repo",
+    (r"GatedRepoError|public gated repositor",
      "it is gated. Accept its terms on its page there, then type `hf auth login`, or put a token "
      "that may read it into HF_TOKEN."),
     (r"DisabledRepoError", "the hub has disabled it."),

@@ -169,7 +169,7 @@ def test_a_template_of_another_habit_is_given_what_it_wants(reason, template, tm
 
 @pytest.mark.parametrize(("template", "why"), [
     ("{{ messages|length }} messages: grade-normal", "leaves out what is to be judged"),
-    ("{{ messages[0]['content'] | string | truncate(40) }} grade-normal", "leaves out what is to be judged"),
+    ("{{ messages[0]['content'] | string | truncate(40) }} grade-normal", "leaves out what is"),
     ("{{ raise_exception('Only in French!') }}", "fails with TemplateError: Only in French!"),
     ("{% for %}", "fails with TemplateSyntaxError"),
 ])
@@ -220,6 +220,14 @@ def test_one_that_is_given_more_tokens_is_another_judge(scripted, monkeypatch):
 def test_a_thought_that_the_template_begins_is_not_taken_for_a_verdict(tmp_path):
     model = saved(tmp_path / "thinker", scripted=True, template=f"{TEMPLATE}<think>")
     assert ask(model, tmp_path, 2)[0] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["local:{}", "guard:{}+rules"])
+def test_tokens_that_are_no_number_are_said_before_anything_starts(name, scripted, monkeypatch):
+    judges.check(name.format(scripted))
+    monkeypatch.setenv("SAFEERASER_JUDGE_REPLY_TOKENS", "many")
+    with pytest.raises(ValueError, match="REPLY_TOKENS has to be a whole number"):
+        judges.check(name.format(scripted))
 
 
 def test_more_tokens_than_a_model_has_are_refused(scripted, tmp_path, monkeypatch):
