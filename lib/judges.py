@@ -67,7 +67,11 @@ def check(name: str) -> None:
     """
     kind, model, other = _parts(name)
     if kind == "server":
-        Settings.from_environment().check()
+        from lib.judging import transport  # here, as the others need no HTTP
+
+        settings = Settings.from_environment()
+        settings.check()
+        transport.client(settings, settings.key())
     if kind == "guard":
         check(other)
     if kind in ("local", "guard"):

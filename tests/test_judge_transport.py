@@ -16,6 +16,7 @@ import judge_on_http as http
 import pytest
 from judge_on_http import KEY, fast, items, right, say, send, serving
 
+from lib import judges
 from lib.judging import transport
 from lib.judging.cache import Cache
 from lib.judging.limits import Settings
@@ -230,11 +231,13 @@ def test_a_proxy_that_cannot_be_used_is_said_before_anything_starts(proxy, advic
     if proxy.startswith("socks"):
         monkeypatch.setitem(sys.modules, "socksio", None)  # as where it is missing
     monkeypatch.setenv(variable, proxy)
+    monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", "https://far.example/v1")
     with pytest.raises(ValueError, match=variable) as error:
-        Settings(address="https://far.example/v1", key_variable="").check()
+        judges.check("server:tiny")
     assert advice in str(error.value)
     assert "word" not in str(error.value)
-    Settings(address="http://localhost:8000/v1").check()  # which needs no proxy
+    monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", "http://localhost:8000/v1")
+    judges.check("server:tiny")  # which needs no proxy
 
 
 # Certificates.
@@ -300,7 +303,7 @@ def test_an_authority_of_one_s_own_is_trusted_where_ssl_cert_file_names_it(
 def test_certificates_that_are_not_there_are_said(tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
     with pytest.raises(ValueError, match="SSL_CERT_FILE"):
-        Settings(address="https://far.example/v1", key_variable="").check()
+        transport.client(Settings(address="https://far.example/v1"), "")
 
 
 def test_https_to_a_server_without_it_is_said_at_once(tmp_path, monkeypatch):

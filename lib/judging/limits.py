@@ -119,10 +119,7 @@ class Settings:
         return key
 
     def check(self) -> None:
-        """Raise ValueError if these cannot work here: a key or proxy is missing, or unfit."""
-        from lib.judging import transport  # here, as judges that are no servers do without httpx
-
-        transport.client(self, "")
+        """Raise ValueError if these cannot work here: the key is missing, or must not be sent."""
         key, chosen = self.key(), self.key_variable not in ("", OPENAI_KEY)
         if self.key_variable and not key and (chosen or self.address.startswith(OPENAI)):
             raise ValueError(f"The judge's server at {self.address} is to be given the key in the "

@@ -15,13 +15,12 @@ import ssl
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 
-if TYPE_CHECKING:
-    from lib.judging.limits import Settings
+from lib.judging.limits import PREFIX, Settings
 
 LARGEST = 1_000_000  # bytes of a response, packed or unpacked; a verdict has a few hundred
 UNBILLED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)  # were never received
@@ -55,7 +54,7 @@ class Unreachable(Exception):
 class Line:
     """A connection to `settings.address`, to be used in a `with`, by any number of threads."""
 
-    def __init__(self, settings: "Settings", key: str):
+    def __init__(self, settings: Settings, key: str):
         self.settings = settings
         self._client = client(settings, key)
         self._loop = asyncio.new_event_loop()
@@ -100,7 +99,7 @@ class Line:
         return Response(reply.status_code, reply.headers, _unpacked(packed, reply.headers))
 
 
-def client(settings: "Settings", key: str) -> httpx.AsyncClient:
+def client(settings: Settings, key: str) -> httpx.AsyncClient:
     """A client for this address alone. Raises ValueError, with advice, for an unusable proxy."""
     headers = {"Accept-Encoding": "identity"}  # what is small anyway need not be packed
     if key:
@@ -130,7 +129,7 @@ def _proxy_advice(error: Exception) -> str:
             "variable, unset it, or list the judge's host in NO_PROXY.")
 
 
-def _raise_if_hopeless(error: httpx.RequestError, settings: "Settings") -> None:
+def _raise_if_hopeless(error: httpx.RequestError, settings: Settings) -> None:
     """Raise Unreachable where the same request would fail the same way in a minute."""
     causes = list(_causes(error))
     tls = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
@@ -166,7 +165,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _late(seconds: float) -> str:
-    return f"no whole response within {seconds:g} s, which SAFEERASER_JUDGE_TIMEOUT sets"
+    return f"no whole response within {seconds:g} s, which {PREFIX}TIMEOUT sets"
 
 
 def _unpacked(packed: bytes, headers: httpx.Headers) -> bytes:
