@@ -48,6 +48,8 @@ Nothing here imports from a file further down this list.
     judging/guard_prompts  how a guard model is asked and read
     judging/cache          a judge's verdicts and what they cost, on disk
     judging/limits         how a judge's server is reached, how fast, and for how much
+    judging/transport      one POST to a judge's server, whole within its time
+    judging/replies        what a server's response says
     judging/local          a local instruction model or guard as a judge
     judging/server         any OpenAI-compatible server as a judge
     judges                 answer -> label, by the judge of one's choice
