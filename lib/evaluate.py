@@ -20,8 +20,8 @@ from lib.profiles import Evaluation
 class Question:
     """One question of the evaluation; `record` is what an interval resamples."""
 
-    set: str  # harmful, safe, retain or specificity
-    split: str  # train (efficacy) or val (generality)
+    set: str  # harmful, safe, neighbour, retain or specificity
+    split: str  # train, val, or val_seen: of val, but with a picture or record that train has too
     record: str
     category: str
     image: Path | None
@@ -44,18 +44,30 @@ def questions(dataset: Dataset, train_records: int | None) -> list[Question]:
 
 
 def of_record(record: Record) -> list[Question]:
-    """The questions of one record: harmful, safe, retain (texts first, then pictures)."""
-    sets = record.sets()
+    """The questions of one record: harmful, safe, retain (texts first, then pictures), neighbour.
+
+    Those about the safe picture are held out if train has neither this one nor the harmful one,
+    all others if train does not have the harmful one.
+    """
+    sets = {**record.sets(), "neighbour": (record.image, record.neighbour_pairs)}
     kinds = {"harmful": ["forget"], "safe": ["prompt decouple"],
-             "retain": ["retain text", "retain image"]}
+             "retain": ["retain text", "retain image"], "neighbour": ["neighbour"]}
     found = []
     for kind, names in kinds.items():
+        of_train = {"harmful picture", *(["safe picture"] if kind == "safe" else [])}
+        split = "val_seen" if of_train & record.seen else record.split
         pairs = [(None if name == "retain text" else sets[name][0], pair)
                  for name in names for pair in sets[name][1]]
-        found += [Question(kind, record.split, record.id, record.category, image, i,
+        found += [Question(kind, split, record.id, record.category, image, i,
                            pair.question, pair.answer)
                   for i, (image, pair) in enumerate(pairs)]
     return found
+
+
+def held_out(asked: Sequence[Question], kind: str) -> list[Question]:
+    """The questions of a set that are held out; if none are, those of val, and else of train."""
+    parts = (only(asked, set=kind, split=split) for split in ("val", "val_seen", "train"))
+    return next(filter(None, parts), [])
 
 
 def evaluate(model, processor, features: Features, asked: Sequence[Question],

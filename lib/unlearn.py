@@ -145,10 +145,14 @@ class _Run:
 
     @torch.no_grad()
     def probe(self, packer: Packer, dataset: Dataset, ask: Callable[[object], dict]) -> None:
-        """A look from outside: `ask(model)`, and every term, in the loss or not, on val."""
+        """A look from outside: `ask(model)`, and every term, in the loss or not, on val.
+
+        On its held-out records, or all of it, or on train, whichever is the first to have any.
+        """
         if self.probes and self.probes[-1]["step"] == self.step:
             return
-        records = dataset.val[:: max(1, len(dataset.val) // self.task.settings.images)]
+        records = dataset.held_out or dataset.val or dataset.train
+        records = records[:: max(1, len(records) // self.task.settings.images)]
         rng = np.random.default_rng([self.task.seed, 2])
         everything = groups(records, dataset.refusals, dict.fromkeys(WATCHED, 1.0), rng)
         self.model.eval()
