@@ -9,12 +9,15 @@ problem of a folder at once.
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from lib.dataset_check import DatasetError, Found, Node, Problem, compare_pictures, read_file
+from lib.dataset_overlap import compared
 from lib.discretion import quoted
 from lib.pictures import PictureError, open_image
 
@@ -25,6 +28,7 @@ __all__ = ["CATEGORIES", "SETS", "Dataset", "DatasetError", "Pair", "PictureErro
 CATEGORIES = ("IllegalActivity", "Violence", "Weapon", "Privacy", "Sex", "HateSpeech")
 SPELT = {name.casefold(): name for name in CATEGORIES}
 SETS = ("forget", "retain text", "retain image", "prompt decouple")
+NEIGHBOURS = "safe neighbours"  # a further set, which not all data have
 TEXT_PAIRS = ("UnharmPair_text1", "UnharmPair_text2")
 IMAGE_PAIRS = ("UnharmPair_image1", "UnharmPair_image2")
 
@@ -48,7 +52,8 @@ class UnsafePair:
 class Record:
     """One harmful picture with its safe partner and all their questions.
 
-    `id` is "<split>/<picture path below the folder, without suffix>"; the two paths are absolute.
+    `id` is "<split>/<picture path below the folder, without suffix>", with "~2" after it where that
+    is taken already; the two paths are absolute.
     """
 
     id: str
@@ -59,14 +64,17 @@ class Record:
     unsafe_pairs: tuple[UnsafePair, ...]
     text_pairs: tuple[Pair, ...]
     image_pairs: tuple[Pair, ...]
+    neighbour_pairs: tuple[Pair, ...] = ()  # harmless questions about the harmful picture
+    seen: frozenset[str] = frozenset()  # of val: which of `dataset_overlap.SEEN` train has too
 
     def sets(self) -> dict[str, tuple[Path, tuple[Pair, ...]]]:
-        """Each of SETS: the picture and the pairs that this record gives to it."""
+        """Each of SETS, and NEIGHBOURS if it has any: the picture and the record's pairs of it."""
         forget = tuple(Pair(p.question, p.harmful_answer) for p in self.unsafe_pairs)
         decouple = tuple(Pair(p.question, p.safe_answer) for p in self.unsafe_pairs)
         pictures = (self.image, self.image, self.image, self.safe_image)
         pairs = (forget, self.text_pairs, self.image_pairs, decouple)
-        return dict(zip(SETS, zip(pictures, pairs, strict=True), strict=True))
+        near = {NEIGHBOURS: (self.image, self.neighbour_pairs)} if self.neighbour_pairs else {}
+        return dict(zip(SETS, zip(pictures, pairs, strict=True), strict=True)) | near
 
 
 @dataclass(frozen=True)
@@ -134,11 +142,31 @@ def _scan(root: str | Path, pictures: bool = True) -> tuple[Dataset | None, list
     refusals = _refusals(read_file(found, "prompt.json"))
     specificity = _specificity(found)
     compare_pictures(found)
+    if not found.problems:
+        val = compared(train, val)
     return Dataset(folder, train, val, refusals, specificity), found.problems
 
 
 def _records(file: Node, split: str) -> tuple[Record, ...]:
-    return tuple(_record(node, split) for node in file.items("record") if node.expect(dict))
+    read = [_record(node, split) for node in file.items("record") if node.expect(dict)]
+    ids = _distinct([record.id for record in read])
+    return tuple(replace(record, id=name) for record, name in zip(read, ids, strict=True))
+
+
+def _distinct(ids: Sequence[str]) -> list[str]:
+    """The ids with "~2", "~3" after those that are there already.
+
+    >>> _distinct(["a", "a", "b", "a"])
+    ['a', 'a~2', 'b', 'a~3']
+    """
+    names, found = set(ids), []
+    uses: Counter[str] = Counter()
+    for name in ids:
+        uses[name] += 1
+        while uses[name] > 1 and f"{name}~{uses[name]}" in names:
+            uses[name] += 1
+        found.append(name if uses[name] == 1 else f"{name}~{uses[name]}")
+    return found
 
 
 def _record(node: Node, split: str) -> Record:
@@ -155,7 +183,17 @@ def _record(node: Node, split: str) -> Record:
         unsafe_pairs=tuple(_unsafe_pair(pair) for pair in unsafe if pair.expect(dict)),
         text_pairs=_pairs(node, TEXT_PAIRS),
         image_pairs=_pairs(node, IMAGE_PAIRS),
+        neighbour_pairs=_neighbours(node),
     )
+
+
+def _neighbours(record: Node) -> tuple[Pair, ...]:
+    """None is fine: the paper's format does not have them."""
+    if not record.value.get("safeNb_pairs"):
+        return ()
+    nodes = record.member("safeNb_pairs").items("pair")
+    return tuple(Pair(node.member("question").text(), node.member("model_response").text())
+                 for node in nodes if node.expect(dict))
 
 
 def _id(split: str, image: Path | None, root: Path) -> str:

@@ -4,7 +4,6 @@ A `Node` is one value of a JSON file together with the place where it stands. It
 checked value, or None after noting what is wrong there and what to do about it.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -12,6 +11,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from lib.dataset_overlap import digest
 from lib.discretion import quoted
 from lib.pictures import PictureError, open_image
 
@@ -80,7 +80,7 @@ class Found:
         if path not in self.pictures:
             try:
                 open_image(path)
-                self.pictures[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+                self.pictures[path] = digest(path)
             except PictureError as error:
                 self.pictures[path] = error
         if isinstance(self.pictures[path], PictureError):
@@ -239,34 +239,26 @@ def read_file(found: Found, name: str) -> Node:
 
 
 def compare_pictures(found: Found) -> None:
-    """Notes pictures that two records share, or train and val, or the harmful and the safe side.
+    """Notes pictures that are harmful here and safe there, and test pictures that train has.
 
-    Safe ones may be shared: SafeEraser has fewer of them than records.
+    Records may share a picture otherwise, also train and val (`dataset_overlap`).
     """
     seen: dict[str, dict[tuple[str, str], Use]] = {}
-    names: dict[tuple[str, Path], Use] = {}
     for use in found.uses:
         earlier_uses = seen.setdefault(use.digest, {})
         clashes = [(earlier, _clash(earlier, use)) for earlier in earlier_uses.values()]
-        name = (use.split, use.path.with_suffix(""))
-        if use.role == "harmful" and name in names:
-            clashes.append((names[name], "differs only in its suffix from the picture"))
         for earlier, words in [clash for clash in clashes if clash[1]][:1]:
             advice = "use another picture, or remove one of the two records"
             use.node.note(f"{quoted(use.node.value)} {words} of {earlier.node.place}", advice)
         earlier_uses.setdefault((use.role, use.split), use)
-        if use.role == "harmful":
-            names.setdefault(name, use)
 
 
 def _clash(earlier: Use, use: Use) -> str | None:
     """How `use` contradicts an earlier use of the same picture, if it does."""
     if {earlier.role, use.role} == {"harmful", "safe"}:
         return f"is {use.role} here but is the {earlier.role} picture"
-    if earlier.split != use.split and {earlier.role, use.role} != {"safe"}:
+    if "question" in (earlier.role, use.role) and earlier.split != use.split:
         return f"is in {use.split} here but is in {earlier.split} too, the picture"
-    if earlier.role == use.role == "harmful":
-        return "is a duplicate, the same picture as the one"
     return None
 
 

@@ -182,14 +182,6 @@ def copy_picture(source: tuple, target: tuple):
     return damage
 
 
-def other_suffix(folder):
-    """The second record's picture is named like the first one's, but for the suffix."""
-    records = load(folder, TRAIN)
-    records[1]["image_path"] = records[0]["image_path"].replace(".png", ".bmp")
-    draw(folder / records[1]["image_path"])
-    save(folder, TRAIN, records)
-
-
 PAIR, TEXT, PICTURE = ("unsafe_pairs", 1), "UnharmPair_text1", "UnharmPair_image2"
 ABSOLUTE = "/etc/picture.png"
 IN_A_RECORD = [
@@ -269,15 +261,6 @@ IN_A_RECORD = [
 ]  # fmt: skip
 
 BETWEEN_RECORDS = [
-    ("a record is there twice",
-     lambda folder: save(folder, TRAIN, load(folder, TRAIN) + load(folder, TRAIN)[:1]),
-     ["all_train.json, record 3, image_path", "duplicate", "all_train.json, record 0"]),
-    ("two records have copies of one picture",
-     copy_picture((TRAIN, 0, "image_path"), (TRAIN, 2, "image_path")),
-     ["record 2", "duplicate", "record 0", "remove one"]),
-    ("a picture is in train and val",
-     copy_picture((TRAIN, 1, "image_path"), (VAL, 0, "image_path")),
-     ["all_val.json, record 0", "in val", "in train", "all_train.json, record 1"]),
     ("a test picture is a training picture",
      copy_picture((TRAIN, 1, "SDImage_path"), (SPECIFICITY, 0, "image_path")),
      ["specificity.json, record 0", "in train", "record 1"]),
@@ -287,7 +270,6 @@ BETWEEN_RECORDS = [
     ("a safe picture is another record's harmful one",
      copy_picture((TRAIN, 2, "SDImage_path"), (TRAIN, 1, "image_path")),
      ["all_train.json, record 2, SDImage_path", "harmful", "record 1"]),
-    ("two pictures differ in their suffix only", other_suffix, ["record 1", "suffix", "record 0"]),
 ]  # fmt: skip
 
 IN_A_FILE = [
@@ -362,14 +344,13 @@ def test_all_problems_of_all_records_are_listed_at_once(tmp_path):
 
 
 def test_problems_of_all_files_and_between_records_are_listed_together(folder):
-    save(folder, TRAIN, load(folder, TRAIN) + load(folder, TRAIN)[:1])
     (folder / VAL).write_text("[{")
     put("idk", 0, value="", file=PROMPT)(folder)
     put("answer", value=1, file=SPECIFICITY)(folder)
     drop("SDImage_path")(folder)
     listed = [(problem.file, problem.record) for problem in dataset.check(folder)]
     assert sorted(listed, key=str) == sorted(
-        [(TRAIN, 0), (TRAIN, 3), (VAL, None), (PROMPT, None), (SPECIFICITY, 0)], key=str
+        [(TRAIN, 0), (VAL, None), (PROMPT, None), (SPECIFICITY, 0)], key=str
     )
 
 
