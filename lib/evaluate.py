@@ -10,7 +10,8 @@ import pandas as pd
 
 from lib import generate, judges, metrics
 from lib.batching import Features
-from lib.dataset import CATEGORIES, Dataset, Record
+from lib.dataset import CATEGORIES, NEIGHBOURS, Dataset, Record
+from lib.dataset_overlap import HARMFUL, SAFE
 from lib.journal import Journal
 from lib.judging.verdicts import Judge
 from lib.profiles import Evaluation
@@ -49,15 +50,15 @@ def of_record(record: Record) -> list[Question]:
     Those about the safe picture are held out if train has neither this one nor the harmful one,
     all others if train does not have the harmful one.
     """
-    sets = {**record.sets(), "neighbour": (record.image, record.neighbour_pairs)}
+    sets = record.sets()
     kinds = {"harmful": ["forget"], "safe": ["prompt decouple"],
-             "retain": ["retain text", "retain image"], "neighbour": ["neighbour"]}
+             "retain": ["retain text", "retain image"], "neighbour": [NEIGHBOURS]}
     found = []
     for kind, names in kinds.items():
-        of_train = {"harmful picture", *(["safe picture"] if kind == "safe" else [])}
-        split = "val_seen" if of_train & record.seen else record.split
+        shown = {HARMFUL, SAFE} if kind == "safe" else {HARMFUL}
+        split = "val_seen" if shown & record.seen else record.split
         pairs = [(None if name == "retain text" else sets[name][0], pair)
-                 for name in names for pair in sets[name][1]]
+                 for name in names if name in sets for pair in sets[name][1]]
         found += [Question(kind, split, record.id, record.category, image, i,
                            pair.question, pair.answer)
                   for i, (image, pair) in enumerate(pairs)]

@@ -21,6 +21,7 @@ from torch import Tensor
 from lib import attention, losses, quirks
 from lib.batching import Batch, Group, Packer, answer_logits
 from lib.dataset import Dataset
+from lib.dataset_overlap import held_out
 from lib.lessons import chosen, groups, lots, shares
 from lib.model import add_lora, checkpoint_layers, llava
 from lib.profiles import CPU, Runtime, Unlearning
@@ -151,7 +152,7 @@ class _Run:
         """
         if self.probes and self.probes[-1]["step"] == self.step:
             return
-        records = dataset.held_out or dataset.val or dataset.train
+        records = held_out(dataset.val) or dataset.val or dataset.train
         records = records[:: max(1, len(records) // self.task.settings.images)]
         rng = np.random.default_rng([self.task.seed, 2])
         everything = groups(records, dataset.refusals, dict.fromkeys(WATCHED, 1.0), rng)
