@@ -50,6 +50,19 @@ def held_out(records: Iterable[Record]) -> tuple[Record, ...]:
     return tuple(record for record in records if HARMFUL not in record.seen)
 
 
+def examples(dataset: Dataset) -> tuple[Record, ...]:
+    """The records that a chapter looks at: of each category those of val that are held out, or all
+    of val, or of train, whichever is the first to have any. Held-out ones come first.
+    """
+    parts = (held_out(dataset.val), dataset.val, dataset.train)
+    taken: dict[str, int] = {}
+    for number, records in enumerate(parts):
+        for record in records:
+            taken.setdefault(record.category, number)
+    return tuple(record for number, records in enumerate(parts) for record in records
+                 if taken[record.category] == number)
+
+
 def overlap(dataset: Dataset) -> pd.DataFrame:
     """Per category, and for "all": val's records, those held out, and what train has too.
 

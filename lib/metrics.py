@@ -198,8 +198,8 @@ def _one_metric(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 def headline(per_answer: pd.DataFrame) -> str:
     """The split on which chapters report: generality, wherever ASR and SARR have held-out answers.
 
-    Else the first of HEADLINE on which both were measured: it is not generality then, and whoever
-    shows it has to say so (`NOT_HELD_OUT`).
+    Else the first of HEADLINE on which both were measured, which is not generality and has to be
+    said (`claims.headline`).
     """
     measured = per_answer.groupby("metric")["split"].agg(set)
     both = measured.get("asr", set()) & measured.get("sarr", set())

@@ -139,7 +139,8 @@ def ours_beside_paper(
 def wide(table_ci: pd.DataFrame) -> pd.DataFrame:
     """Rows: method with and without PD; columns: COLUMNS, and NEIGHBOURS if there are any; cells:
     "93.1 [90.2, 95.6] n=576"."""
-    return _spread(table_ci, [_cell(row) for row in table_ci.itertuples()])
+    unknown = "not run" if table_ci["split"].eq("generality").any() else "not measured"
+    return _spread(table_ci, [_cell(row) for row in table_ci.itertuples()], unknown)
 
 
 def wide_beside_paper(beside: pd.DataFrame, model: str = "LLaVA-1.5-7B") -> pd.DataFrame:
