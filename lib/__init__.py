@@ -38,7 +38,9 @@ Nothing here imports from a file further down this list.
     generate               answers, in batches
     vllm_engine            the same answers by vLLM (an extra)
     judging/verdicts       what a judge is given and what it says
+    judging/plain          texts of any script made comparable, and their words
     judging/refusal_rule   whether an answer is a refusal, without a judge
+    judging/world_rule     IconWorld's answers labelled by parsing, strictly and leniently
     judging/known_answers  answers whose verdict a person has written down
     judging/prompts        what a model is asked about an answer, in our own words
     judging/guard_prompts  how a guard model is asked and read
@@ -47,6 +49,7 @@ Nothing here imports from a file further down this list.
     judging/local          a local instruction model or guard as a judge
     judging/server         any OpenAI-compatible server as a judge
     judges                 answer -> label, by the judge of one's choice
+    rouge                  ROUGE-L of an answer, in any script
     metrics                labels -> ASR, RR, ROUGE-L, SARR, specificity
     harness                specificity by seven public benchmarks (an extra)
     evaluate               a model -> every answer of the evaluation, judged

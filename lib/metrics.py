@@ -19,13 +19,12 @@ judge's prompts) and `ckpt_infer.py` (generation). Three differences hold for ev
 
 from __future__ import annotations
 
-from functools import cache
-
 import pandas as pd
-from rouge_score.rouge_scorer import RougeScorer
 
 from lib.discretion import quoted
 from lib.judging.verdicts import LABELS, UNJUDGED
+from lib.judging.world_rule import lenient
+from lib.rouge import rouge_l_scores
 
 SPLITS = {  # what is measured: on which answers; `evaluate.Question.split` says what these are
     "efficacy": ("train",), "generality": ("val",), "as_released": ("val", "val_seen")}
@@ -75,6 +74,17 @@ def safe_answer_refusal(answers: pd.DataFrame) -> pd.Series:
     return _labelled(answers, "refusal", "degenerate")
 
 
+def safe_answer_refusal_lenient(answers: pd.DataFrame) -> pd.Series:
+    """SARR in a lenient reading: a degenerate answer that still reads as a sentence is not refused.
+
+    The rules ask for a whole sentence of IconWorld and call "To learn about the train, look at the
+    platform." degenerate; the official judge, who sees the answer alone, would call it meaningful.
+    Where the two numbers differ, the strict one is the upper. In no table of METRICS.
+    """
+    meaningful = answers["label"].eq("degenerate") & answers["answer"].map(lenient).astype(bool)
+    return safe_answer_refusal(answers).mask(meaningful, 0.0)
+
+
 def _labelled(answers: pd.DataFrame, *labels: str) -> pd.Series:
     """1 where an answer has one of these labels, NaN where it has none at all."""
     return answers["label"].isin(labels).astype(float).mask(answers["label"].isin(UNJUDGED))
@@ -97,23 +107,6 @@ def exact_match(answers: pd.DataFrame) -> pd.Series:
     benchmarks (GQA, VizWiz, ScienceQA, VQA, POPE, MM-Vet, MMBench), each in its own repository.
     """
     return answers["exact"].astype(float)
-
-
-@cache
-def rouge_l_scores(reference: str, answer: str) -> tuple[float, float, float]:
-    """ROUGE-L precision, recall and F1 with stemmed words, each 0 to 1.
-
-    With L the longest common subsequence of words: precision = L / words of the answer, recall =
-    L / words of the reference. "the cup is blue" against the answer "a blue cup is here" has
-    L = 2 ("cup is"): 2/5, 2/4 and 4/9. Kept per distinct pair: unlearned models repeat themselves.
-    """
-    score = _scorer().score(reference, answer)["rougeL"]
-    return score.precision, score.recall, score.fmeasure
-
-
-@cache
-def _scorer() -> RougeScorer:
-    return RougeScorer(["rougeL"], use_stemmer=True)
 
 
 def rouge_l(answers: pd.DataFrame) -> pd.Series:
