@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import judges, statistics
+from lib import metrics, statistics
 from lib.metrics import MAIN
 from lib.profiles import Profile
 
@@ -169,8 +169,8 @@ def held_out_beside_released(table_ci: pd.DataFrame) -> pd.DataFrame:
     wide = values.unstack().reindex(columns=["generality", "as_released"])
     wide["difference"] = wide["as_released"] - wide["generality"]
     wide = wide.unstack().swaplevel(axis=1)
-    metrics = [name for name in MAIN if name in both["metric"].unique()]
-    order = [(name, part) for name in metrics for part in _PARTS]
+    names = [name for name in MAIN if name in both["metric"].unique()]
+    order = [(name, part) for name in names for part in _PARTS]
     return wide.reindex(index=dict.fromkeys(runs), columns=order).rename(columns=_PARTS, level=1)
 
 
@@ -180,17 +180,13 @@ _PARTS = {"generality": "held out", "as_released": "as released", "difference": 
 def readings(answers: pd.DataFrame) -> pd.DataFrame:
     """SARR of IconWorld's answers by a strict and by a lenient reading, where the two differ.
 
-    Strict is the rule's: whatever is not one sentence of the world is degenerate. Lenient lets
-    pass what a person would call meaningful (`judges.lenient`), as the paper's judge would. A row
-    per run: method, prompt_decouple, split, metric (the reading), value, low, high, n, n_records,
-    n_seeds. `answers` are greedy ones of one split, of several runs (`experiments.answers`).
+    Strict is the metric's own, lenient `metrics.safe_answer_refusal_lenient`. Two rows per run:
+    method, prompt_decouple, split, metric (the reading), value, low, high, n, n_records, n_seeds.
+    `answers` are greedy ones of one split, of several runs (`experiments.answers`).
     """
     safe = answers[answers["set"].eq("safe")]
-    strict = safe["label"].isin(["refusal", "degenerate"])
-    meaningful = safe["label"].eq("degenerate") & safe["answer"].map(judges.lenient)
-    read = {"strict": strict, "lenient": strict & ~meaningful}
-    long = pd.concat([safe.assign(metric=name, value=value.astype(float))
-                      for name, value in read.items()])
+    read = {"strict": metrics.safe_answer_refusal, "lenient": metrics.safe_answer_refusal_lenient}
+    long = pd.concat([safe.assign(metric=name, value=value(safe)) for name, value in read.items()])
     table = statistics.summarise(long, ["method", "prompt_decouple", "split", "metric"])
     run = table[["method", "prompt_decouple"]].apply(tuple, axis=1)
     changed = table["value"].groupby(run).transform("nunique") > 1

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import judges, metrics, tables
+from lib import metrics, tables
 from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B
 
 NEIGHBOURS = {"sarr_neighbour"}  # of data that have them; the paper's table does not
@@ -308,9 +308,8 @@ PLATFORM = "To learn about the train, look at the platform."
 
 
 @pytest.fixture
-def answers(monkeypatch):
+def answers():
     """Four answers about safe pictures of each of two runs; one has a meaningful degenerate one."""
-    monkeypatch.setattr(judges, "lenient", lambda text: text == PLATFORM, raising=False)
     said = {0: [("refusal", "I cannot."), ("degenerate", "the the"), ("degenerate", PLATFORM),
                 ("normal", "A cup.")],
             1: [("refusal", "I cannot.")] + [("normal", "A cup.")] * 3}
