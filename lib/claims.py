@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths, runs
+from lib import discretion, paths, runs
 from lib.profiles import Profile
 
 NOT_HELD_OUT = {
@@ -89,7 +89,8 @@ class _Line:
         self.verdict, self.text, self.shown = verdict, text, shown
 
     def _repr_markdown_(self) -> str:
-        return f"**{self.verdict}** · {self.text} · `{self.shown}`"
+        shown = discretion.plain(self.shown).replace("`", "'")
+        return f"**{self.verdict}** · {discretion.markdown(self.text)} · `{shown}`"
 
     def __repr__(self) -> str:
         return f"{self.verdict} · {self.text} · {self.shown}"

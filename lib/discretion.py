@@ -6,14 +6,19 @@ this library displays or writes for display (`gallery`, `plots`, the CSV beside 
 "harmful, 23 words, sha256 1a2b3c4d" where a harmful answer was and a grey tile where a picture was.
 
 The rule lets through what is known to be harmless, and hides the rest. A picture is shown if the
-dataset uses it as a safe one; an answer if a judge gave it one of the labels SHOWN or the dataset
-has it as a harmless one, and if it does not quote a harmful answer of the dataset. Questions are
-shown: in SafeEraser's data they are harmless by themselves.
+dataset uses it as a safe one; an answer if a model that read it gave it one of the labels SHOWN or
+the dataset has it, word for word, as a harmless one, and if it does not quote a harmful answer of
+the dataset. So who labelled travels with the label, as the name of a judge: a rule reads no further
+than an answer's beginning, and its label opens nothing. Questions are shown: in SafeEraser's data
+they are harmless by themselves.
+
+The last functions make texts inert, whoever wrote them: they are shown, and do nothing.
 """
 
 import hashlib
 import html
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +26,15 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageDraw
 
-SHOWN = ("normal", "refusal", "degenerate", "error")  # labels of answers that may be shown
+SHOWN = ("normal", "refusal", "degenerate")  # labels of answers that may be shown
+READERS = ("local:", "server:", "guard:")  # so begin the names of judges that read what they label
 FIELDS = (None, "image_path", "image_id", "SDImage_path", "category", "question", "sd_response",
           "Question", "Prediction", "Answer")  # of a record whose texts are shown, if harmless
 BEGINNINGS = (30, 60, 120)  # letters; a table cuts texts after about 50 characters
-OF_A_RULE = ("degenerate", "error")  # those of them that mean much where nobody reads an answer
 TELLING = 12  # letters; what is shorter is compared as a whole, since any text may contain it
 TILE = 96  # pixels a side
-ESCAPES = re.compile(r"""\\(?:[nrt"'\\]|u[0-9a-fA-F]{4})""")  # as JSON and Python write them
+ESCAPES = re.compile(r"""\\(?:[nrt"'\\]|u([0-9a-fA-F]{4}))""")  # as JSON and Python write them
+ACTIVE = re.compile(r"[`*_{}\[\]<>#|~$&\\]")  # what Markdown, a tag or a formula may begin with
 
 
 def described(text: str) -> str:
@@ -51,9 +57,22 @@ def quoted(value: str) -> str:
 
 
 def letters(text: str) -> str:
-    """The letters and digits of a text alone, in lower case: the same however it was escaped."""
-    plain = ESCAPES.sub(" ", html.unescape(text)).casefold()
+    """The letters and digits of a text alone, in lower case: the same however it was escaped.
+
+    Nor do accents and the forms of a letter matter, which Unicode can write in several ways.
+
+    >>> letters("Don\\u2019t &amp; caf\\u00e9") == letters("DON'T CAFE")
+    True
+    """
+    whole = ESCAPES.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ",
+                        html.unescape(text))
+    plain = unicodedata.normalize("NFKD", whole).casefold()
     return "".join(c for c in plain if c.isalnum())
+
+
+def reads(judge: object) -> bool:
+    """Whether the judge of this name, if it is one, has read the answers that it labelled."""
+    return isinstance(judge, str) and judge.startswith(READERS)
 
 
 @dataclass(frozen=True)
@@ -64,18 +83,19 @@ class Discretion:
     harmful: frozenset[str]
     harmless: frozenset[str]
     marks: frozenset[str]  # by which a quoted harmful text is known
-    only_refusals: bool = False  # whether the labels are a rule's that knows refusals alone
 
     def hides_picture(self, image: Image.Image | Path) -> bool:
         """Whether a picture is not known to be safe (a PIL image by what `open_image` notes)."""
         path = image.info.get("path") if isinstance(image, Image.Image) else image
         return path is None or Path(path).resolve() not in self.safe_pictures
 
-    def hides_answer(self, text: str, label: str | None) -> bool:
-        """Whether an answer is harmful, or nobody has said that it is not."""
-        labels = OF_A_RULE if self.only_refusals else SHOWN
-        known = label in labels or letters(text) in self.harmless
-        return not known or self.quotes(text)
+    def hides_answer(self, text: str, label: str | None, judge: str | None = None) -> bool:
+        """Whether an answer is harmful, or no `judge` that reads has said that it is not.
+
+        "error" is our own label, for what a program says instead of an answer.
+        """
+        known = label == "error" or (label in SHOWN and reads(judge)) or _says_nothing(text)
+        return not (known or letters(text) in self.harmless) or self.quotes(text)
 
     def quotes(self, text: str) -> bool:
         """Whether a harmful text of the dataset, or the beginning of one, is in this text."""
@@ -83,7 +103,11 @@ class Discretion:
         return plain in self.harmful or any(mark in plain for mark in self.marks)
 
 
-def of(dataset, harmful_answers: Iterable[str] = (), only_refusals: bool = False) -> Discretion:
+def _says_nothing(text: str) -> bool:
+    return text.isascii() and not letters(text)
+
+
+def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:
     """What may be shown of a `lib.dataset.Dataset`, and of models' answers judged harmful."""
     records = (*dataset.train, *dataset.val)
     unsafe = [pair for record in records for pair in record.unsafe_pairs]
@@ -96,7 +120,7 @@ def of(dataset, harmful_answers: Iterable[str] = (), only_refusals: bool = False
     pictures = {r.safe_image for r in records} | {item.image for item in dataset.specificity}
     pictures -= {record.image for record in records}
     marks = _marks(harmful, harmless)
-    return Discretion(frozenset(pictures), harmful, harmless, marks, only_refusals)
+    return Discretion(frozenset(pictures), harmful, harmless, marks)
 
 
 def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
@@ -110,13 +134,12 @@ def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
 _guarded: list[Discretion] = []
 
 
-def guard(dataset, only_refusals: bool = False) -> None:
+def guard(dataset) -> None:
     """From now on this process shows nothing harmful of real data (a `lib.dataset.Dataset`).
 
-    None: everything is shown again, as it is of IconWorld. `only_refusals`: the labels are those of
-    a rule that knows refusals alone; see `label`.
+    None: everything is shown again, as it is of IconWorld.
     """
-    _guarded[:] = [] if dataset is None else [of(dataset, only_refusals=only_refusals)]
+    _guarded[:] = [] if dataset is None else [of(dataset)]
 
 
 def picture(image: Image.Image | Path | None,
@@ -127,21 +150,23 @@ def picture(image: Image.Image | Path | None,
     return tile(picture_in_words(image))
 
 
-def answer(text: str, label: str | None = None, show_harmful: bool = False) -> str:
-    """The answer, or its label, length and hash."""
+def answer(text: str, label: str | None = None, show_harmful: bool = False,
+           judge: str | None = None) -> str:
+    """The answer, or its label, length and hash; `judge`: the name of who gave the label."""
     text = str(text)
-    if show_harmful or not any(each.hides_answer(text, label) for each in _guarded):
+    if show_harmful or not any(each.hides_answer(text, label, judge) for each in _guarded):
         return text
-    kind = "harmful" if words(text) != text else label_of(text, label) or "not judged"
+    kind = "harmful" if words(text) != text else label_of(text, label, judge) or "not judged"
     return f"{kind}, {described(text)}"
 
 
-def label_of(text: str, label: str | None) -> str | None:
-    """The label as it is shown: of a rule that knows refusals alone, "no refusal" for "harmful".
+def label_of(text: str, label: str | None, judge: str | None = None) -> str | None:
+    """The label as it is shown: "no refusal" for the "harmful" of a `judge` that reads nothing.
 
-    Such a rule calls "harmful" whatever it does not know. The dataset's own harmful answers are.
+    Of real data a rule calls "harmful" what it does not know. The dataset's own harmful answers
+    are.
     """
-    guess = any(each.only_refusals and not each.quotes(text) for each in _guarded)
+    guess = not reads(judge) and any(not each.quotes(text) for each in _guarded)
     return "no refusal" if guess and label == "harmful" else label
 
 
@@ -167,15 +192,20 @@ def record(value: object, show_harmful: bool = False, field: str | None = None) 
 
 
 def frame(table: pd.DataFrame, show_harmful: bool = False) -> pd.DataFrame:
-    """A table for display: answers (by `label`, if it is a column), other texts and PIL images."""
+    """A table for display: answers, other texts and PIL images.
+
+    An answer goes by `label` and `judge` (who gave it), if they are columns.
+    """
     if show_harmful or not _guarded:
         return table
     shown = table.copy()
     if "answer" in table:
-        labels = table.label if "label" in table else [None] * len(table)
-        shown["answer"] = [answer(*said) for said in zip(table.answer, labels, strict=True)]
+        nobody = pd.Series(None, index=table.index, dtype=object)
+        said = list(zip(table.answer, table.get("label", nobody), table.get("judge", nobody),
+                        strict=True))
+        shown["answer"] = [answer(text, label, judge=judge) for text, label, judge in said]
         if "label" in table:
-            shown["label"] = [label_of(*s) for s in zip(table.answer, table.label, strict=True)]
+            shown["label"] = [label_of(*each) for each in said]
     for name in table.columns.difference(["answer"]):
         if any(isinstance(value, str | Image.Image) for value in shown[name]):
             texts = {text: words(text) for text in {v for v in shown[name] if isinstance(v, str)}}
@@ -204,3 +234,30 @@ def tile(text: str) -> Image.Image:
     square = Image.new("RGB", (TILE, TILE), "#8A8A8A")
     ImageDraw.Draw(square).multiline_text((6, 16), text, fill="white", spacing=5)
     return square
+
+
+def plain(text: object) -> str:
+    """A text on one line, without control characters, which could reverse it or break a file."""
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+def markdown(text: object) -> str:
+    """A text for Markdown, in which it is nothing but words.
+
+    >>> markdown("<b>$x$</b>")
+    '&#60;b&#62;&#36;x&#36;&#60;/b&#62;'
+    """
+    return ACTIVE.sub(lambda found: f"&#{ord(found[0])};", plain(text))
+
+
+def cell(value: object) -> object:
+    """A value for a CSV file: a text that a spreadsheet would run is marked as one.
+
+    >>> cell("=1+1")
+    "'=1+1"
+    """
+    if not isinstance(value, str):
+        return value
+    line = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in value)
+    return f"'{line}" if line.lstrip().startswith(("=", "+", "-", "@")) else line

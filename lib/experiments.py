@@ -85,7 +85,7 @@ def dataset(profile: Profile) -> datasets.Dataset:
     """
     read = origins.read_dataset(profile)
     if profile.data is not None:
-        discretion.guard(read, only_refusals=profile.judged_by_beginning)
+        discretion.guard(read)
     return read
 
 
@@ -147,9 +147,10 @@ def base_log(profile: Profile) -> pd.DataFrame:
 
 def answers(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:
     """All answers of these runs (None: the original model), after method, prompt_decouple, seed,
-    weight (of PD; 0 without)."""
-    return pd.concat([_labelled(profile, run, "answers.jsonl") for run in chosen],
-                     ignore_index=True)
+    weight (of PD; 0 without). A real profile's end with `judge`: who labelled them."""
+    found = pd.concat([_labelled(profile, run, "answers.jsonl") for run in chosen],
+                      ignore_index=True)
+    return found.assign(judge=found["set"].map(profile.judge_of)) if profile.real else found
 
 
 def per_answer(profile: Profile, chosen: Sequence[Run | None]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 What a model says is never trusted: every text is escaped, so that it can neither become a tag nor
 leave an attribute. Styles are inline: they suit light and dark pages and touch nothing else there.
 Of real data, harmful pictures and answers are not shown (`discretion`) unless `show_harmful`.
+A notebook shows every table that may hold such texts by `table`: pandas' own styler escapes none.
 """
 
 import base64
@@ -13,8 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
+from pandas.io.formats.style import Styler
 from PIL import Image
 
 from lib import discretion
@@ -28,6 +31,7 @@ TABLE = "border-collapse:collapse;color:var(--jp-content-font-color1,inherit)"
 CELL = ("text-align:left;vertical-align:top;padding:8px 12px;border-bottom:1px solid #8886;"
         "min-width:7em;max-width:24em;line-height:1.4;overflow-wrap:anywhere")  # fmt: skip
 CHIP = "display:inline-block;color:#000;border-radius:3px;padding:0 5px;font-size:92%"
+NO_MATH = "mathjax_ignore"  # the class that keeps JupyterLab from setting "$5 or $6" as a formula
 Model = Callable[[Path, str], str]  # picture, question -> answer
 
 
@@ -46,8 +50,8 @@ def show(rows: Sequence[dict], show_harmful: bool = False) -> HTML:
     """A table of picture, question and one column per answer.
 
     Each row: `image` (PIL image, Path, or None for a text question), `question`, `answers` ({name:
-    text}) and, if known, `labels` ({name: harmful, refusal ...}) and `alt` (what is to be seen).
-    Long texts are cut.
+    text}) and, if known, `labels` ({name: harmful, refusal ...}), `judge` (the name of who gave
+    them) and `alt` (what is to be seen). Long texts are cut.
     """
     for number, row in enumerate(rows, start=1):
         if missing := [field for field in ("image", "question", "answers") if field not in row]:
@@ -58,9 +62,44 @@ def show(rows: Sequence[dict], show_harmful: bool = False) -> HTML:
                    for name in ("picture", "question", *names))  # fmt: skip
     body = "".join(_table_row(row, n, names) for n, row in enumerate(rows, 1))
     table = f'<table style="{TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    # The class keeps JupyterLab from setting "$5 or $6" as a formula.
-    page = f'<div class="mathjax_ignore" style="overflow-x:auto">{table}</div>'
+    page = f'<div class="{NO_MATH}" style="overflow-x:auto">{table}</div>'
     return Gallery(page, "\n".join(_words(row, n) for n, row in enumerate(rows, 1)))
+
+
+def table(frame: pd.DataFrame, caption: str = "", show_harmful: bool = False) -> Styler:
+    """A table, ready to be styled: whatever its texts are, they stay texts.
+
+    Cells, index, columns and their names are made inert before the styler sees them, so that no
+    later `format` can undo it; numbers are left to `format`. Long texts are cut.
+    """
+    frame = discretion.frame(frame, show_harmful)
+    shown = pd.DataFrame({n: pd.Series([_inert(value) for value in frame.iloc[:, n]],
+                                       index=frame.index, dtype=object)
+                          if frame.dtypes.iloc[n].kind not in "biuf" else frame.iloc[:, n]
+                          for n in range(frame.shape[1])}, index=frame.index)
+    shown.index, shown.columns = _inert_axis(frame.index), _inert_axis(frame.columns)
+    styled = shown.style.set_table_attributes(f'class="{NO_MATH}"')
+    return styled.set_caption(_inert(caption)) if caption else styled
+
+
+def _inert_axis(axis: pd.Index) -> pd.Index:
+    names = [_inert(name) if name is not None else None for name in axis.names]
+    if isinstance(axis, pd.MultiIndex):
+        keys = [tuple(map(_inert_name, key)) for key in axis]
+        return pd.MultiIndex.from_tuples(keys, names=names)
+    return pd.Index([_inert_name(key) for key in axis], name=names[0], dtype=None if len(axis)
+                    else object)
+
+
+def _inert_name(value: object) -> object:
+    return _inert(discretion.words(value) if isinstance(value, str) else value)
+
+
+def _inert(value: object) -> object:
+    """Numbers, and what is missing, as they are; anything else as an escaped text."""
+    if value is None or isinstance(value, (bool, int, float, np.number, np.bool_)):
+        return value
+    return value if value is pd.NA or value is pd.NaT else _safe(_cut(value))
 
 
 def sheet(shelves: Sequence[Sequence[Image.Image | Path]], side: int = 64,
@@ -84,11 +123,13 @@ def rows(answers: pd.DataFrame, root: Path) -> list[dict]:
     for said in answers.itertuples():
         image = Path(root, said.image) if isinstance(said.image, str) else None
         blank = {"image": image, "question": said.question, "answers": {}, "labels": {},
-                 "alt": image.stem.replace("_", " ") if image else ""}  # fmt: skip
+                 "alt": image.stem.replace("_", " ") if image else "",
+                 "judge": getattr(said, "judge", None)}  # fmt: skip
         row = found.setdefault((said.set, said.record, said.question_index), blank)
         name = run_name(said.method, said.prompt_decouple)
         if name in row["answers"]:
-            raise ValueError(f"There are several answers of {name} to {said.question!r} about "
+            asked = discretion.words(said.question)
+            raise ValueError(f"There are several answers of {name} to {asked!r} about "
                              f"{said.record}: select one seed and one decoding first.")
         row["answers"][name], row["labels"][name] = said.answer, said.label
     return list(found.values())
@@ -101,7 +142,7 @@ def menu(records: Sequence[Record], others: Sequence[Path] = ()) -> dict[str, Pa
     named += [("of no category", image) for image in others]
     found: dict[str, Path] = {}
     for what, image in named:
-        name = f"{image.stem.replace('_', ' ')} ({what})"
+        name = discretion.plain(f"{image.stem.replace('_', ' ')} ({what})")
         found[f"{name}, {len(found)}" if name in found else name] = image
     return found
 
@@ -118,9 +159,12 @@ def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence
         raise ValueError(f"There is no picture {name!r} to begin with; there are {list(pictures)}.")
     if os.environ.get("SAFEERASER_HEADLESS") == "1":
         return _ask_all(models, pictures, name, asked, show_harmful)
-    wide, wordings = widgets.Layout(width="60em"), dict.fromkeys([asked, *questions])
-    picture = widgets.Dropdown(description="Picture", options=[*pictures], value=name, layout=wide)
-    question = widgets.Dropdown(description="Question", options=[*wordings], layout=wide)
+    wide, wordings = widgets.Layout(width="60em"), {}
+    for each in (asked, *questions):  # a widget's choices are kept in the notebook, chosen or not
+        wordings.setdefault(discretion.plain(discretion.words(each, show_harmful)), each)
+    picture = widgets.Dropdown(description="Picture", layout=wide, value=name,
+                               options=[(discretion.plain(each), each) for each in pictures])
+    question = widgets.Dropdown(description="Question", options=[*wordings.items()], layout=wide)
     button, answers = widgets.Button(description="Ask every model"), widgets.HTML()
 
     def clicked(_):
@@ -129,7 +173,8 @@ def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence
             shown = _ask_all(models, pictures, picture.value, question.value, show_harmful)
             answers.value = shown.data
         except Exception as error:  # which a widget would swallow
-            answers.value = _safe(f"This cannot be shown ({type(error).__name__}): {error}")
+            answers.value = _safe(f"This cannot be shown ({type(error).__name__}): "
+                                  f"{discretion.words(str(error), show_harmful)}")
         finally:
             button.disabled = False
 
@@ -152,9 +197,10 @@ def _ask_all(models: dict, pictures: dict, name: str, question: str, show_harmfu
 def _discreet(row: dict, show_harmful: bool) -> dict:
     """The row with what may be shown of it, its picture opened."""
     image, labels = discretion.picture(row["image"], show_harmful), row.get("labels", {})
-    said = {name: discretion.answer(text, labels.get(name), show_harmful)
+    judge = row.get("judge")
+    said = {name: discretion.answer(text, labels.get(name), show_harmful, judge)
             for name, text in row["answers"].items()}
-    labels = {name: discretion.label_of(row["answers"].get(name, ""), label)
+    labels = {name: discretion.label_of(row["answers"].get(name, ""), label, judge)
               for name, label in labels.items()}
     alt = row.get("alt") if image is row["image"] else "harmful picture, not shown"
     if image is not None and not isinstance(image, Image.Image):
@@ -197,8 +243,8 @@ def _label_and_text(row: dict, name: str) -> tuple[str, str]:
 
 
 def _cut(text: str) -> str:
-    """One line without control characters, which could reverse the text or break the file."""
-    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(text).split()))
+    """One short line that cannot act."""
+    line = discretion.plain(text)
     return line if len(line) <= LONGEST else line[:LONGEST].rstrip() + "…"
 
 

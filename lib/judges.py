@@ -95,10 +95,13 @@ def _check_place(model: str) -> None:
 
 
 def judged(answers: pd.DataFrame, judge: Judge, report: Report = lambda text: None) -> pd.DataFrame:
-    """The answers (rows of answers.jsonl) with this judge's `label` and `score`."""
+    """The answers (rows of answers.jsonl) with this judge's `label` and `score`.
+
+    A `judge` that labelled them before goes with its labels.
+    """
     fields = answers[["set", "category", "question", "answer", "reference"]]
     verdicts = judge.judge([Item(*row) for row in fields.itertuples(index=False)], report)
-    bare = answers.drop(columns=["label", "score"], errors="ignore")
+    bare = answers.drop(columns=["label", "score", "judge"], errors="ignore")
     place = bare.columns.get_loc("answer") + 1
     bare.insert(place, "label", [verdict.label for verdict in verdicts])
     bare.insert(place + 1, "score", [float(verdict.score) for verdict in verdicts])

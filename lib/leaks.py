@@ -11,7 +11,7 @@ import binascii
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from PIL import Image
 from lib import discretion, paths
 from lib.chapters import without_magics
 from lib.dataset import Dataset, read
+from lib.iconworld_words import REFUSALS
 from lib.pictures import open_image
+from lib.runs import read_json, read_jsonl
 
 SIDE = 16  # pixels of the small copy by which a picture is known, whatever its size
 NEAR = 24  # of 255: no part of two copies of a picture differs by more
@@ -68,6 +70,9 @@ def _small(image: Image.Image) -> np.ndarray:
 def of_store(root: Path | None = None) -> list[Secrets]:
     """The secrets of every profile in the run store that has a real dataset.
 
+    Of what models said about harmful pictures only that is none which a judge that read it called
+    harmless, or which the dataset has as a harmless text.
+
     A dataset is real if the metrics of its step name `data`, the folder that was read. Raises
     DatasetError if that folder is there no more: then nothing can be compared with it.
     """
@@ -75,22 +80,34 @@ def of_store(root: Path | None = None) -> list[Secrets]:
     for step in sorted((root or paths.runs_root()).glob("*/dataset-*/metrics.json")):
         source = json.loads(step.read_text(encoding="utf-8")).get("data")
         if source is not None:
-            said = _harmful_answers(step.parent.parent)
-            found.append(secrets(read(source, pictures=False), said))
+            dataset = read(source, pictures=False)
+            harmless = discretion.of(dataset)
+            said = {answer for path in step.parent.parent.glob("*/answers.jsonl")
+                    for answer in _harmful_answers(path, harmless)}
+            found.append(secrets(dataset, said))
     return found
 
 
-def _harmful_answers(profile: Path) -> set[str]:
-    """What the models of a profile said about harmful pictures that was judged harmful."""
-    lines = (line for path in profile.glob("*/answers.jsonl")
-             for line in path.read_text(encoding="utf-8").splitlines())
-    rows = (json.loads(line) for line in lines)
-    return {row["answer"] for row in rows if row["set"] == row["label"] == "harmful"}
+def _harmful_answers(path: Path, texts: discretion.Discretion) -> Iterator[str]:
+    """What a model said about harmful pictures, but for what may be shown of it."""
+    judge = _judge(path.parent / "config.json")
+    published = set(map(discretion.letters, REFUSALS))  # IconWorld's, word for word
+    for row in read_jsonl(path):
+        if (row["set"] == "harmful" and texts.hides_answer(row["answer"], row["label"], judge)
+                and discretion.letters(row["answer"]) not in published):
+            yield row["answer"]
+
+
+def _judge(config: Path) -> str | None:
+    """Who labelled the answers beside a result's config, if it says so."""
+    held = read_json(config) if config.exists() else {}
+    return held.get("evaluation", {}).get("judge")
 
 
 def in_notebook(book, known: Sequence[Secrets]) -> list[str]:
     """What may not be published of a notebook with outputs: a sentence for each cell."""
-    found = []
+    noted = _whats([("text/plain", json.dumps(book.metadata))], known)  # widgets' state, for one
+    found = [f"the notebook's metadata hold {what}" for what in noted]
     for number, cell in enumerate(book.cells, start=1):
         if cell.cell_type == "code" and _asks_for_harm(cell.source):
             found.append(f"cell {number} sets show_harmful: run it without")
@@ -119,7 +136,8 @@ def _data(output) -> list[tuple[str, str]]:
     """(kind, content) of all that an output holds; an error's text is text, too."""
     held = [(kind, "".join(value) if isinstance(value, list) else value)
             for kind, value in output.get("data", {}).items()]
-    texts = [output.get("text", ""), output.get("evalue", ""), *output.get("traceback", [])]
+    texts = [output.get("text", ""), output.get("evalue", ""), *output.get("traceback", []),
+             json.dumps(output.get("metadata", {}))]  # which may have an alt text
     held.append(("text/plain", "\n".join("".join(text) for text in texts)))
     return [(kind, value if isinstance(value, str) else json.dumps(value)) for kind, value in held]
 

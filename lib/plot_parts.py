@@ -101,6 +101,8 @@ STYLE = {
     "grid.color": "#E5E5E5",
     "hatch.linewidth": 1.0,
     "svg.hashsalt": "safeeraser",  # makes the ids inside an SVG the same each time
+    "text.parse_math": False,  # "$5 or $6", and half a formula, in a text of the data
+    "text.usetex": False,
 }
 
 
@@ -125,6 +127,8 @@ def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str,
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Description": alt})
     table = pd.DataFrame(frame).drop(columns="image", errors="ignore")
     table = discretion.frame(table, show_harmful)
+    texts = [name for name in table if table[name].dtype.kind not in "biuf"]
+    table = table.assign(**{each: [*map(discretion.cell, table[each])] for each in texts})
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     _note_alt(folder / "alt.json", name, alt)
     if get_ipython() is not None:
@@ -366,7 +370,8 @@ def shorten(text: str, width: int, lines: int) -> str:
 
     What the font lacks becomes a box: a broken model's answer may hold any character.
     """
-    known = "".join(c if c.isspace() or ord(c) in _charmap() else "□" for c in str(text))
+    known = "".join(c if c.isspace() or ord(c) in _charmap() else "□"
+                    for c in discretion.plain(text))
     return "\n".join(textwrap.wrap(known, width, max_lines=lines, placeholder=" …"))
 
 

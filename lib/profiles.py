@@ -160,6 +160,12 @@ class Profile:
         """Whether a rule that knows refusals only judges a real model (a guard may help)."""
         return self.real and (self.judge == "rules" or self.judge.endswith("+rules"))
 
+    def judge_of(self, questions: str) -> str:
+        """Who labels the answers to this set of questions: a guard reads those on harmful pictures.
+        """
+        ruled = self.judge.endswith("+rules") and questions != "harmful"
+        return "rules" if ruled else self.judge
+
     def asdict(self) -> dict:
         """The profile as plain dicts, for configs that JSON holds."""
         return asdict(self)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import metrics, statistics
+from lib import discretion, metrics, statistics
 from lib.metrics import MAIN
 from lib.profiles import Profile
 
@@ -225,13 +225,15 @@ def write_main_tables(
     every_metric = all_metrics_ci(per_answer)
     table_ci = every_metric[every_metric["metric"].isin(MAIN)][CI_COLUMNS]
     beside = ours_beside_paper(table_ci, world, model)
-    caption = f"{world}. {note(table_ci)}."
-    both = f"Ours: {caption} Paper: {model}, {SECOND_HAND}."
+    said = note(table_ci)
+    caption = f"{world}. {said}."
+    words = f"{discretion.markdown(world)}. {said}."  # names of a model and of data are in it
+    both = f"Ours: {words} Paper: {model}, {SECOND_HAND}."
     texts = {
         "main_table.csv": _csv(main_table(per_answer)),
         "main_table_ci.csv": _csv(table_ci),
         "all_metrics_ci.csv": _csv(every_metric),
-        "main_table.md": f"{caption}\n\n{markdown(wide(table_ci))}",
+        "main_table.md": f"{words}\n\n{markdown(wide(table_ci))}",
         "main_table.tex": latex(wide(table_ci), caption),
         "main_table_beside_paper.csv": _csv(beside),
         "main_table_beside_paper.md": f"{both}\n\n{markdown(wide_beside_paper(beside, model))}",

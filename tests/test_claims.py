@@ -30,6 +30,13 @@ def test_claims_are_recorded_by_chapter_and_listed_in_order():
         {"kind": "check", "claim": "PO over-forgets.", "holds": True, "shown": "SARR 0.98 >= 0.90"}]
 
 
+def test_a_claim_is_words_whatever_names_are_in_it():
+    line = claims._Line("holds", "<b>*x*</b> $y$", "`a` <img>\u202e")
+    assert line._repr_markdown_() == (
+        "**holds** · &#60;b&#62;&#42;x&#42;&#60;/b&#62; &#36;y&#36; · `'a' <img>\ufffd`")
+    assert repr(line) == "holds · <b>*x*</b> $y$ · `a` <img>\u202e"
+
+
 def test_profiles_do_not_share_their_claims():
     claims.check(LAPTOP, "02", "GA forgets.", True, "")
     assert claims.table(SMOKE).empty

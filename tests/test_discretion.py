@@ -1,12 +1,18 @@
 """What may be shown of real data, and that all of IconWorld is."""
 
+import html
 import json
+import re
+import unicodedata
+from argparse import Namespace
 
+import mistune
 import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import dataset, discretion, plots
+from lib import dataset, discretion, judges, plots
+from lib.judging.refusal_rule import RefusalRule
 from lib.pictures import open_image
 from tests import real_data
 
@@ -50,41 +56,72 @@ def test_a_harmful_answer_becomes_its_label_length_and_hash(real):
     assert len(shown.split()[-1]) == 8
 
 
-def test_what_a_rule_that_knows_refusals_alone_takes_for_harm_is_called_no_refusal(data):
-    discretion.guard(data, only_refusals=True)
-    stored, said = texts(data)[0][0], "Take two brass lumps."
+def test_what_a_rule_takes_for_harm_is_called_no_refusal_and_what_a_model_does_is_not(real):
+    stored, said = texts(real)[0][0], "Take two brass lumps."
     assert discretion.answer(said, "harmful") == f"no refusal, {discretion.described(said)}"
     assert discretion.answer(stored, "harmful").startswith("harmful, 39 words")
     frame = pd.DataFrame({"answer": [said, stored, "No."], "label": ["harmful"] * 2 + ["refusal"]})
     assert discretion.frame(frame).label.to_list() == ["no refusal", "harmful", "refusal"]
-    discretion.guard(data)
-    assert discretion.label_of(said, "harmful") == "harmful"
+    assert discretion.frame(frame.assign(judge=MODEL)).label.to_list() == frame.label.to_list()
+    assert discretion.label_of(said, "harmful", MODEL) == "harmful"
 
 
+MODEL, DRESSED = "server:gpt-4o", "I cannot help with that. But here is how: take two brass lumps."
 CASES = [
-    ("a model's own harmful words", "Take two brass lumps.", "harmful", "harmful, "),
-    ("a harmless model's words", "A fine cup.", "normal", None),
-    ("a refusal", "I will not.", "refusal", None),
-    ("gibberish", "to to to", "degenerate", None),
-    ("what nobody has judged", "Take two brass lumps.", None, "not judged, "),
-    ("what the judge did not answer", "Take two brass lumps.", "failed", "failed, "),
-    ("a refusal of the dataset, unjudged", "I cannot help with that.", None, None),
+    ("a model's own harmful words", "Take two brass lumps.", "harmful", MODEL, "harmful, "),
+    ("a harmless model's words", "A fine cup.", "normal", MODEL, None),
+    ("a refusal", "I will not.", "refusal", "local:judge", None),
+    ("what a guard lets through", "A fine cup.", "normal", "guard:shield+rules", None),
+    ("gibberish", "to to to", "degenerate", MODEL, None),
+    ("what nobody has judged", "Take two brass lumps.", None, None, "not judged, "),
+    ("what the judge did not answer", "Take two brass lumps.", "failed", MODEL, "failed, "),
+    ("a refusal of the dataset, unjudged", "I cannot help with that.", None, None, None),
+    ("a refusal of the dataset, whatever its label", "I cannot help with that.", "harmful", "rules",
+     None),
+    ("what begins as a refusal of the dataset", DRESSED, "refusal", "rules", "refusal, "),
+    ("a rule's refusal", "I'm sorry, but here is how.", "refusal", "refusal-rule-2", "refusal, "),
+    ("a refusal of nobody knows whom", "I'm sorry, but here is how.", "refusal", None, "refusal, "),
+    ("a rule's normal answer", "A fine cup.", "normal", "rules", "normal, "),
+    ("a rule's gibberish", "to to to", "degenerate", "rules", "degenerate, "),
+    ("no letters at all", "... !?", "degenerate", "rules", None),
+    ("signs that can be read", "\u2803\u2817\u2801\u280e\u280e", "degenerate", "rules",
+     "degenerate, "),
+    ("what our own program says", "This model cannot answer.", "error", None, None),
 ]
 
 
-@pytest.mark.parametrize(("reason", "text", "label", "begins"), CASES)
-def test_an_answer_is_shown_only_if_something_says_that_it_is_harmless(real, reason, text, label,
-                                                                       begins):
-    shown = discretion.answer(text, label)
-    assert shown == (text if begins is None else begins + discretion.described(text)), reason
-    assert discretion.answer(text, label, show_harmful=True) == text
+@pytest.mark.parametrize(("reason", "text", "label", "judge", "begins"), CASES)
+def test_an_answer_is_shown_only_if_one_who_read_it_says_that_it_is_harmless(
+        real, reason, text, label, judge, begins):
+    wanted = text if begins is None else begins + discretion.described(text)
+    assert discretion.answer(text, label, judge=judge) == wanted, reason
+    assert discretion.answer(text, label, show_harmful=True, judge=judge) == text
+    frame = pd.DataFrame([{"answer": text, "label": label, "judge": judge}])
+    assert discretion.frame(frame).answer.to_list() == [wanted]
+
+
+def test_the_rules_and_judges_that_there_are_say_by_their_names_whether_they_read(real):
+    asker = Namespace(name="server:gpt-4o", wording=Namespace(VERSION="1"))
+    model = judges.AskingJudge(asker, real.root)
+    rules = [judges.RuleJudge(), RefusalRule()]
+    assert discretion.reads(model.name)
+    assert not any(discretion.reads(rule.name) for rule in rules)
+
+
+def test_answers_that_are_labelled_anew_lose_the_name_of_who_labelled_them_before(real):
+    before = pd.DataFrame([{"set": "harmful", "category": "Weapon", "question": "How?",
+                            "reference": "", "answer": DRESSED, "label": "refusal",
+                            "judge": MODEL}])
+    assert discretion.frame(before).answer[0] == DRESSED
+    again = judges.judged(before, RefusalRule())
+    assert discretion.frame(again).answer[0].startswith("refusal, 13 words")
 
 
 def test_the_dataset_s_harmful_answers_are_hidden_whatever_the_label_and_however_written(real):
     harmful, safe = texts(real)
     for text in harmful:
         for form in (text, text.upper(), f"Sure! {text}", json.dumps(text), repr(text), text[:70]):
-            assert discretion.answer(form, "normal").startswith("harmful, "), form
+            assert discretion.answer(form, "normal", judge=MODEL).startswith("harmful, "), form
     assert [discretion.answer(text) for text in safe] == safe
 
 
@@ -176,6 +213,28 @@ def test_figures_and_the_csv_beside_them_show_nothing_harmful(real, tmp_path):
     assert words[3] in (tmp_path / "pair.csv").read_text()
     shown = plots.same_question_two_pictures(table, show_harmful=True)
     assert words[3] in " ".join(text.get_text() for text in shown.findobj(plots.plt.Text))
+
+
+def test_a_text_is_known_in_any_script_and_however_unicode_and_json_write_it():
+    text = "\u5148\u52a0\u70ed, caf\u00e9 No. 4"
+    forms = (json.dumps(text), unicodedata.normalize("NFD", text), text.replace("4", "\uff14"))
+    assert {discretion.letters(form) for form in forms} == {discretion.letters(text)}
+
+
+HOSTILE = "=1+1 <img src=x onerror=alert(1)> $x^2$ `a` | [a](javascript:b) \u202eevil\u202c \x00\n"
+
+
+def test_a_text_is_shown_on_one_line_and_acts_in_no_page_and_no_spreadsheet(tmp_path):
+    page = mistune.create_markdown(escape=False, plugins=["table", "url", "math"])(
+        f"**{discretion.markdown(HOSTILE)}**").strip()
+    assert re.findall("<[^>]*>", page) == ["<p>", "<strong>", "</strong>", "</p>"]
+    assert html.unescape(re.sub("<[^>]*>", "", page)) == discretion.plain(HOSTILE)
+    assert not set(discretion.markdown(HOSTILE)) & set("<>$`|[]\u202e\x00\n")
+    table = pd.DataFrame({"question": [HOSTILE], "method": "po", "value": [-0.5]})
+    plots.save(plots.plt.figure(), table, "hostile", tmp_path, "Nothing.")
+    line = (tmp_path / "hostile.csv").read_text().splitlines()[1]
+    assert line.startswith("\"'=1+1 <img")
+    assert pd.read_csv(tmp_path / "hostile.csv").value.to_list() == [-0.5]
 
 
 # Logs.

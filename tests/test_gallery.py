@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
     def __init__(self, page: HTML):
         super().__init__()
-        self.tags, self.attributes, self.cells, self.depth = [], [], [], 0
+        self.tags, self.attributes, self.cells, self.depth, self.open = [], [], [], 0, False
         self.feed(page.data if isinstance(page, HTML) else page)
         self.close()
 
@@ -48,13 +48,16 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.attributes += attrs
         self.cells += [""] * (tag in ("td", "th"))
+        self.open |= tag in ("td", "th")
         self.depth += tag not in ("img", "br")
 
     def handle_endtag(self, tag):
         self.depth -= 1
+        self.open &= tag not in ("td", "th")
 
     def handle_data(self, data):
-        self.cells[-1] += data
+        if self.open:
+            self.cells[-1] += data
 
     def values(self, name: str) -> list[str]:
         return [value for attribute, value in self.attributes if attribute == name]
@@ -117,6 +120,57 @@ def test_no_text_can_become_a_part_of_the_page(reason, text):
     assert page.cells[2] == page.cells[4] == text
     assert page.cells[5] == text + text
     assert page.values("alt") == [text]
+
+
+HOSTILE = "=1 <img src=x onerror=alert(1)> $x^2$ | `a` [a](javascript:b) \u202eevil \x00 'b' &lt;"
+INERT = HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd")
+TABLES = {
+    "as a question, an answer and a record": pd.DataFrame(
+        {"question": [HOSTILE], "answer": [HOSTILE], "record": [HOSTILE], "label": [HOSTILE]}),
+    "as a heading": pd.DataFrame({HOSTILE: [1.25]}),
+    "as the name of a row": pd.DataFrame({"n": [1.25]}, index=[HOSTILE]),
+    "as rows and headings of two levels": pd.DataFrame(
+        [[1, 2]], index=pd.MultiIndex.from_tuples([(HOSTILE, HOSTILE)], names=[HOSTILE, None]),
+        columns=pd.MultiIndex.from_tuples([(HOSTILE, 1), (HOSTILE, 2)], names=["a", HOSTILE])),
+    "as the name of an axis": pd.DataFrame({"n": [1]}).rename_axis(HOSTILE, axis=1),
+    "as a category": pd.DataFrame({"category": pd.Categorical([HOSTILE])}),
+    "as the index of counts": pd.crosstab(pd.Series([HOSTILE], name=HOSTILE),
+                                          pd.Series([HOSTILE], name="label")),
+    "as a picture's path": pd.DataFrame({"image": [Path(HOSTILE.replace("\x00", ""))]}),
+    "inside another value": pd.DataFrame({"pair": [(HOSTILE,)], "more": [{"a": HOSTILE}]}),
+}
+
+
+@pytest.mark.parametrize("way", TABLES)
+def test_no_text_of_a_table_can_act_however_it_is_styled(way):
+    plain = gallery.table(TABLES[way], caption=HOSTILE)
+    left = {"selector": "th, td", "props": "text-align: left"}
+    for styled in (plain, plain.format("{}").hide().set_table_styles([left])):
+        page = Page(styled.to_html())
+        assert set(page.tags) <= {"style", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+        assert {name for name, _ in page.attributes} <= {"id", "class", "type", "scope", "rowspan",
+                                                         "colspan", "onspan"}
+        assert page.values("class")[0] == "mathjax_ignore"
+        assert "\u202e" not in styled.to_html()
+        assert "\x00" not in styled.to_html()
+        assert "alert(1)" in styled.to_html()
+
+
+def test_a_table_says_what_it_said_and_numbers_can_be_formatted():
+    table = pd.DataFrame({"question": [HOSTILE], "share": [0.1234], "n": pd.array([None], "Int64")},
+                         index=["a"])
+    page = Page(gallery.table(table).format({"share": "{:.0%}"}, na_rep="unknown").to_html())
+    assert page.cells == ["", "question", "share", "n", "a", INERT, "12%", "unknown"]
+
+
+def test_a_table_of_real_data_shows_nothing_harmful(real):
+    pair = real.train[0].unsafe_pairs[0]
+    table = pd.DataFrame({"answer": [pair.harmful_answer], "label": ["normal"], "n": [1]},
+                         index=[f"row: {pair.harmful_answer}"])
+    page = gallery.table(table).to_html()
+    assert page.count("harmful, ") == 2
+    assert "quorl" not in page
+    assert "quorl" in gallery.table(table, show_harmful=True).to_html()
 
 
 def test_an_answer_with_dollars_is_not_set_as_a_formula():
@@ -200,6 +254,35 @@ def test_what_a_model_says_to_a_reader_is_not_shown_before_it_is_judged(real, mo
         assert "cannot answer (RuntimeError)" in shown.data
     shown = gallery.ask(said, pictures, QUESTIONS, ("safe", QUESTIONS[0]), show_harmful=True)
     assert "brass" in shown.data
+
+
+REFUSED = "I'm sorry, but I will say it. Here is how: join two brass lumps."
+JUDGES = [("rules", False), ("refusal-rule-2", False), (None, False), ("server:gpt-4o", True)]
+
+
+@pytest.mark.parametrize(("judge", "shown"), JUDGES)
+def test_what_a_rule_calls_a_refusal_is_not_shown_and_what_a_model_does_is(real, judge, shown):
+    record = real.val[0]
+    frame = pd.DataFrame([said(set="harmful", image=record.image.relative_to(real.root).as_posix(),
+                               answer=REFUSED, label="refusal")])
+    frame = frame.assign(judge=judge) if judge else frame
+    page = gallery.show(gallery.rows(frame, real.root))
+    assert Page(page).cells[-1].startswith("refusal")
+    for text in (page.data, repr(page)):
+        assert ("brass" in text) == shown
+        assert ("14 words, sha256" in text) != shown
+
+
+def test_a_reader_s_choices_quote_no_harmful_answer_and_are_inert(real, monkeypatch):
+    monkeypatch.delenv("SAFEERASER_HEADLESS", raising=False)
+    harmful = real.train[0].unsafe_pairs[0].harmful_answer
+    pictures = {HOSTILE: real.train[0].safe_image}
+    cell = gallery.ask(MODELS, pictures, [f"Is it so? {harmful}", HOSTILE], (HOSTILE, QUESTION))
+    picture_, question, *_ = cell.children
+    assert picture_.options == ((INERT, HOSTILE),)
+    assert [shown for shown, _ in question.options] == [
+        QUESTION, f"harmful, {discretion.described(f'Is it so? {harmful}')}", INERT]
+    assert (picture_.value, question.value) == (HOSTILE, QUESTION)
 
 
 def test_a_sheet_has_a_row_for_each_shelf_and_shows_only_safe_pictures(real):
@@ -305,8 +388,9 @@ def cell(pictures, monkeypatch):
 
 def test_a_reader_is_offered_every_picture_and_question_once(cell):
     picture_, question, button, answers = cell.children
-    assert (picture_.options, picture_.value) == (("cup", "bomb"), "bomb")
-    assert (question.options, question.value) == (tuple(QUESTIONS[::-1]), QUESTIONS[1])
+    assert (picture_.options, picture_.value) == ((("cup", "cup"), ("bomb", "bomb")), "bomb")
+    assert question.options == tuple((each, each) for each in QUESTIONS[::-1])
+    assert question.value == QUESTIONS[1]
     assert isinstance(button, widgets.Button)
     assert answers.value == ""
 

@@ -11,6 +11,7 @@ from nbformat import v4
 from PIL import PngImagePlugin
 
 from lib import gallery, leaks
+from lib.iconworld_words import REFUSALS
 from lib.pictures import open_image
 from tests import real_data
 
@@ -134,14 +135,44 @@ def test_a_picture_s_own_texts_and_files_of_other_kinds_are_not_let_through(data
     assert leaks.in_file(tmp_path / "b.pdf", []) == []
 
 
+def store(folder, data, judge, *answers):
+    """A run store with one run on real data; answers as (text, label)."""
+    made = folder / "llava-7b"
+    rows = [{"answer": text, "label": label, "set": "harmful"} for text, label in answers]
+    for name, content in (("dataset-1/metrics.json", [{"data": str(data.root)}]),
+                          ("unlearn-po-1/config.json", [{"evaluation": {"judge": judge}}]),
+                          ("unlearn-po-1/answers.jsonl", rows)):
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_text("".join(json.dumps(each) + "\n" for each in content))
+    return folder
+
+
+DRESSED = "I'm sorry, but no. Then again: boil the brass lumps."
+JUDGED = [("rules", True), ("server:gpt-4o", False), (None, True)]
+
+
+@pytest.mark.parametrize(("judge", "secret"), JUDGED)
+def test_what_a_rule_calls_a_refusal_may_not_be_published(data, tmp_path, judge, secret):
+    own = [data.refusals[0], data.train[0].unsafe_pairs[0].safe_answer, REFUSALS[0], "...", ""]
+    (known,) = leaks.of_store(store(tmp_path, data, judge, (DRESSED, "refusal"),
+                                    *((text, "refusal") for text in own)))
+    assert known.quoted_in(DRESSED) == secret
+    assert not any(map(known.quoted_in, [*own, "and nothing else"]))
+
+
+def test_widgets_and_alt_texts_are_looked_through_too(data, known):
+    harmful = data.train[1].unsafe_pairs[0].harmful_answer
+    drawn = displayed(png=encoded(real_data.photograph(5)))
+    drawn.metadata["image/png"] = {"alt": harmful}
+    page = book(drawn)
+    page.metadata["widgets"] = {"state": {"a": {"_options_labels": [harmful]}}}
+    assert leaks.in_notebook(page, known) == [
+        "the notebook's metadata hold a harmful answer of real data",
+        "cell 2 shows a harmful answer of real data"]
+
+
 def test_the_store_s_real_datasets_are_known_with_what_models_said_to_them(data, tmp_path):
-    made = tmp_path / "llava-7b"
-    for name, content in (("dataset-1/metrics.json", {"data": str(data.root)}),
-                          ("unlearn-po-1/answers.jsonl", {"answer": "Brass lumps are to be boiled.",
-                                                          "label": "harmful",
-                                                          "set": "harmful"})):
-        (made / name).parent.mkdir(parents=True)
-        (made / name).write_text(json.dumps(content) + "\n")
+    store(tmp_path, data, "server:gpt-4o", ("Brass lumps are to be boiled.", "harmful"))
     stand_in = tmp_path / "laptop" / "dataset-2" / "metrics.json"
     stand_in.parent.mkdir(parents=True)
     stand_in.write_text('{"train": 720}')
