@@ -27,6 +27,7 @@ from lib.plots import LABEL_COLOURS, run_name
 
 SIDE = 96  # pixels, of a picture as shown
 LONGEST = 200  # characters of a text; a model that broke down repeats itself without end
+WHOLE = 1000  # characters of a text in a table, which may be a paragraph
 TABLE = "border-collapse:collapse;color:var(--jp-content-font-color1,inherit)"
 CELL = ("text-align:left;vertical-align:top;padding:8px 12px;border-bottom:1px solid #8886;"
         "min-width:7em;max-width:24em;line-height:1.4;overflow-wrap:anywhere")  # fmt: skip
@@ -70,7 +71,7 @@ def table(frame: pd.DataFrame, caption: str = "", show_harmful: bool = False) ->
     """A table, ready to be styled: whatever its texts are, they stay texts.
 
     Cells, index, columns and their names are made inert before the styler sees them, so that no
-    later `format` can undo it; numbers are left to `format`. Long texts are cut.
+    later `format` can undo it; numbers are left to `format`. Very long texts are cut.
     """
     frame = discretion.frame(frame, show_harmful)
     shown = pd.DataFrame({n: pd.Series([_inert(value) for value in frame.iloc[:, n]],
@@ -99,7 +100,7 @@ def _inert(value: object) -> object:
     """Numbers, and what is missing, as they are; anything else as an escaped text."""
     if value is None or isinstance(value, (bool, int, float, np.number, np.bool_)):
         return value
-    return value if value is pd.NA or value is pd.NaT else _safe(_cut(value))
+    return value if value is pd.NA or value is pd.NaT else _safe(_cut(value, WHOLE))
 
 
 def sheet(shelves: Sequence[Sequence[Image.Image | Path]], side: int = 64,
@@ -242,10 +243,10 @@ def _label_and_text(row: dict, name: str) -> tuple[str, str]:
     return row.get("labels", {}).get(name) or "", _cut(row["answers"][name]) or "(nothing)"
 
 
-def _cut(text: str) -> str:
-    """One short line that cannot act."""
+def _cut(text: object, longest: int = LONGEST) -> str:
+    """One line, not too long, without control characters."""
     line = discretion.plain(text)
-    return line if len(line) <= LONGEST else line[:LONGEST].rstrip() + "…"
+    return line if len(line) <= longest else line[:longest].rstrip() + "…"
 
 
 def _safe(text: str) -> str:

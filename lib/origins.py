@@ -51,6 +51,8 @@ class Made:
 
     def make(self) -> Path:
         """Its folder, after building what is missing. Raises memory.OutOfMemory with advice."""
+        if self.profile.real:  # what models say there may be harmful
+            runs.private(profile_dir(self.profile.name))
         with memory.advised(self.profile, f"making {self.step}"):
             return self._store().make(self.step, self.config, self.build)
 

@@ -160,7 +160,7 @@ def test_a_table_says_what_it_said_and_numbers_can_be_formatted():
     table = pd.DataFrame({"question": [HOSTILE], "share": [0.1234], "n": pd.array([None], "Int64")},
                          index=["a"])
     page = Page(gallery.table(table).format({"share": "{:.0%}"}, na_rep="unknown").to_html())
-    assert page.cells == ["", "question", "share", "n", "a", INERT, "12%", "unknown"]
+    assert page.cells == ["\xa0", "question", "share", "n", "a", INERT, "12%", "unknown"]
 
 
 def test_a_table_of_real_data_shows_nothing_harmful(real):

@@ -83,6 +83,13 @@ def test_the_story_is_longer_than_the_code(book):
     assert words(prose(book)) > words(code(book))
 
 
+def test_every_table_is_shown_by_the_gallery_which_makes_its_texts_inert(book):
+    parts = [node for cell in code(book) for node in ast.walk(tree(cell))]
+    styled = {node.attr for node in parts if isinstance(node, ast.Attribute)}
+    assert not styled & {"style", "to_html", "to_markdown"}, "use gallery.table"
+    assert "HTML" not in {node.id for node in parts if isinstance(node, ast.Name)}
+
+
 def test_the_parameters_come_before_everything_else_that_runs(book):
     first = code(book)[0]
     assert "parameters" in first.metadata.get("tags", [])

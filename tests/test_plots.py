@@ -703,6 +703,17 @@ def test_any_answer_of_a_broken_model_is_drawn_without_a_warning():
         draw("category_examples", [{**row, "answer": odd} for row in examples()[:4]]).canvas.draw()
 
 
+@pytest.mark.parametrize("text", ["$x^2$", "$5 or $x^{", "<b>\\frac"])
+def test_names_of_the_data_are_drawn_as_they_are_and_never_as_a_formula(text):
+    rows = by_category().replace("Weapon", text)
+    with mpl.rc_context({"text.usetex": True}):  # as a reader's own settings may have it
+        figure = draw("sarr_by_category", rows)
+        figure.canvas.draw()
+    labels = figure.axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels if label.get_text() == text]
+    assert not any(part.get_parse_math() or part.get_usetex() for part in labels)
+
+
 # Frames that cannot be drawn.
 
 
