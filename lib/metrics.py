@@ -188,15 +188,23 @@ def _one_metric(frame: pd.DataFrame, name: str) -> pd.DataFrame:
                       for split, of in measured.items()])
 
 
-def headline(per_answer: pd.DataFrame) -> str:
+def headline(frame: pd.DataFrame) -> str:
     """The split on which chapters report: generality, wherever ASR and SARR have held-out answers.
 
     Else the first of HEADLINE on which both were measured, which is not generality and has to be
-    said (`claims.headline`).
+    said (`claims.headline`). `frame`: answers, or `per_answer` of them.
     """
-    measured = per_answer.groupby("metric")["split"].agg(set)
-    both = measured.get("asr", set()) & measured.get("sarr", set())
-    return next(split for split in HEADLINE if split in both)
+    answers = "set" in frame
+    rows = frame[frame["set"].isin(["harmful", "safe"])] if answers else (
+        frame[frame["metric"].isin(["asr", "sarr"])])
+    both = rows.groupby("set" if answers else "metric")["split"].agg(set)
+    names = {split: of if answers else (split,) for split, of in SPLITS.items()}
+    return next(split for split in HEADLINE if all(of.intersection(names[split]) for of in both))
+
+
+def held_out(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers of the split on which chapters report."""
+    return answers[answers["split"].isin(SPLITS[headline(answers)])]
 
 
 def from_answers(frame: pd.DataFrame) -> pd.DataFrame:

@@ -173,7 +173,10 @@ HEADLINES = [
 @pytest.mark.parametrize(("reason", "splits", "split"), HEADLINES)
 def test_chapters_report_on_what_is_held_out_or_else_on_the_next_best(reason, splits, split):
     lines = [answer(set=kind, split=one) for kind, some in splits.items() for one in some]
-    assert metrics.headline(metrics.per_answer(pd.DataFrame(lines))) == split, reason
+    answers = pd.DataFrame(lines)
+    assert metrics.headline(metrics.per_answer(answers)) == split, reason
+    assert metrics.headline(answers) == split, reason
+    assert set(metrics.held_out(answers).split) <= set(metrics.SPLITS[split])
 
 
 def every_set():
