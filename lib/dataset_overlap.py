@@ -4,19 +4,15 @@ Pictures are the same if their files are, whatever their names. So it can be tol
 them, and says the same whether they were opened or not.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from lib.dataset import Dataset, Record
+from lib.dataset_records import CATEGORIES, Dataset, Record
 
 HARMFUL, SAFE, QUESTIONS = SEEN = ("harmful picture", "safe picture", "questions")
 
@@ -45,6 +41,11 @@ def compared(train: Sequence[Record], val: Sequence[Record]) -> tuple[Record, ..
                  for record in val)
 
 
+def repeated(records: Sequence[Record]) -> int:
+    """How many records have a harmful picture that one before them has."""
+    return len(records) - len({digest(record.image) for record in records})
+
+
 def held_out(records: Iterable[Record]) -> tuple[Record, ...]:
     """Those whose harmful picture train does not have."""
     return tuple(record for record in records if HARMFUL not in record.seen)
@@ -70,8 +71,6 @@ def overlap(dataset: Dataset) -> pd.DataFrame:
     different pictures; "questions" are those of the forget set that train asks, word for word,
     about the same picture.
     """
-    from lib.dataset import CATEGORIES
-
     asked = {query for record in dataset.train for query in _queries(record)}
     names = [name for name in CATEGORIES if any(r.category == name for r in dataset.val)]
     parts = {name: [r for r in dataset.val if r.category == name] for name in names}

@@ -112,15 +112,19 @@ def unusable(profile: profiles.Profile, look: bool) -> list[str]:
 
     The data only for a `look` at the plan: a run checks them whole, with every picture.
     """
-    from lib import dataset, model_check
+    from lib import dataset_report, model_check, origins
 
     wrong = []
     if Path(profile.model).is_dir():
         wrong += model_check.check(Path(profile.model))
     if not (look and profile.data and Path(profile.data).is_dir()):
         return wrong
-    problems = dataset.check(profile.data, pictures=False)
-    return wrong + [str(dataset.DatasetError(Path(profile.data), problems))] * bool(problems)
+    try:
+        read = origins.checked(profile, pictures=False)
+    except Missing as error:
+        return [*wrong, str(error)]
+    print("\n".join(dataset_report.remarks(read)))
+    return wrong
 
 
 def run(plan: Plan) -> list[str]:
