@@ -63,18 +63,18 @@ def export(dataset: Dataset, folder: str | Path, *, stand_in: bool = False) -> P
 def excerpt(dataset: Dataset, folder: Path, most: int | None = None) -> Path:
     """A copy of the dataset's folder with at most so many records a split (None: all).
 
-    They are taken at equal distances, so that no category is left out. Records with problems do
-    not come along. Returns the new folder.
+    They are taken at equal distances, so that no category is left out. Records, refusals and files
+    with problems do not come along. Returns the new folder.
     """
     bad = {(problem.file, problem.record) for problem in dataset.left_out}
     for name in ("all_train.json", "all_val.json", "specificity.json"):
-        if (dataset.root / name).exists():
+        if (dataset.root / name).exists() and (name, None) not in bad:
             records = [record for number, record in enumerate(load(dataset.root / name))
                        if (name, number) not in bad]
             kept = records[:: max(1, len(records) // most)][:most] if most else records
             _copy_pictures(dataset.root, folder, kept)
             write_json(folder / name, kept)
-    shutil.copy(dataset.root / "prompt.json", folder)
+    write_json(folder / "prompt.json", {"idk": dataset.refusals})
     return folder
 
 

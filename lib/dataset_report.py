@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lib.dataset import CATEGORIES, NEIGHBOURS, SETS, TRAIN, VAL, Dataset, counts
+from lib.dataset import CATEGORIES, NEIGHBOURS, SETS, TRAIN, VAL, Dataset, Record, counts
 from lib.dataset_check import is_null, load
 from lib.dataset_overlap import QUESTIONS, held_out, repeated
+from lib.dataset_paths import Places, inside
 
 # Abstract: 3,000 images, 28.8 K pairs. Its counts per category are unknown to us.
 PAPER = {"pictures": 3000, "pairs": 28800}
@@ -117,6 +118,17 @@ def text(dataset: Dataset) -> str:
         lines += [f"Left out, with {len(dataset.left_out):,} problem(s); what is left:",
                   left(dataset).to_string()]
     return "\n".join(lines)
+
+
+def as_stored(dataset: Dataset, record: Record) -> dict:
+    """A record as it stands in its file: the first one with this harmful picture."""
+    places = Places(dataset.root)
+    for raw in load(dataset.root / f"all_{record.split}.json"):
+        names = (raw.get("image_path"), raw.get("image_id")) if isinstance(raw, dict) else ()
+        name = next((name.strip() for name in names if isinstance(name, str) and name.strip()), "")
+        if name and inside(dataset.root, places(name)) == record.image:
+            return raw
+    raise KeyError(record.id)
 
 
 def _pictures(dataset: Dataset) -> pd.Series:

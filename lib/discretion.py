@@ -221,7 +221,7 @@ def frame(table: pd.DataFrame, show_harmful: bool = False) -> pd.DataFrame:
         shown["answer"] = [answer(text, label, judge=judge) for text, label, judge in said]
         if "label" in table:
             shown["label"] = [label_of(*each) for each in said]
-    for name in table.columns.difference(["answer"]):
+    for name in table.columns[table.columns != "answer"]:
         if any(isinstance(value, str | Image.Image) for value in shown[name]):
             texts = {text: words(text) for text in {v for v in shown[name] if isinstance(v, str)}}
             shown[name] = [_cell(value, texts) for value in shown[name]]
