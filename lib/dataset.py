@@ -125,7 +125,8 @@ def _too_little(kept: Dataset, records: dict[str, int]) -> str:
         return "no train record can be used"
     if not kept.refusals:
         return "no refusal can be used"
-    for name, split, ours, had in ((TRAIN, "train", kept.train, kept.had.train),
+    both = (*kept.had.train, *kept.had.val)
+    for name, split, ours, had in ((TRAIN, "train", kept.train, both),
                                    (VAL, "val", kept.val, kept.had.val)):
         if len(ours) < FLOOR * records.get(name, 0):
             return (f"only {len(ours):,} of {records[name]:,} {split} records can be used, and "

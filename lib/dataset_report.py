@@ -113,9 +113,15 @@ def text(dataset: Dataset) -> str:
     table = report(dataset).astype(object).fillna("unknown to us")
     lines = [f"{len(dataset.train)} train and {len(dataset.val)} val records, "
              f"{len(dataset.refusals)} refusals, {len(dataset.specificity)} specificity questions.",
-             *remarks(dataset), f"Spellings: {seen}.", table.to_string()]
+             said(dataset), f"Spellings: {seen}.", table.to_string()]
+    return "\n".join(filter(None, lines))
+
+
+def said(dataset: Dataset) -> str:
+    """What is said before anything is done with the data: remarks, and what is left of them."""
+    lines = remarks(dataset)
     if dataset.left_out:
-        lines += [f"Left out, with {len(dataset.left_out):,} problem(s); what is left:",
+        lines += [f"What has one of {len(dataset.left_out):,} problem(s) is left out. Left are:",
                   left(dataset).to_string()]
     return "\n".join(lines)
 

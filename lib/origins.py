@@ -99,6 +99,8 @@ def dataset(profile: Profile, report: Report = quiet) -> Made:
 def _check_dataset(profile: Profile, folder: Path) -> dict:
     read = checked(profile)
     keep(read.left_out, folder)
+    if read.left_out:
+        print(f"\n{dataset_report.said(read)}", flush=True)
     dataset_report.report(read).to_csv(folder / "report.csv")
     (folder / "report.txt").write_text(f"{dataset_report.text(read)}\n", encoding="utf-8")
     return {"train": len(read.train), "val": len(read.val), **dataset_report.spellings(read),
