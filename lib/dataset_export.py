@@ -11,6 +11,7 @@ from pyarrow import parquet
 from lib.dataset import NEIGHBOURS, SETS, Dataset, Pair, PictureQuestion, Record, counts
 from lib.dataset_check import load
 from lib.dataset_paths import Places
+from lib.discretion import markdown
 from lib.runs import write_json
 
 CONFIGS = {
@@ -149,7 +150,7 @@ def _card(dataset: Dataset, configs: dict[str, list[str]], stand_in: bool) -> st
             zip(table.index, table.to_numpy(), strict=True)]  # fmt: skip
     return f"""---
 {yaml.safe_dump(header | {"configs": files}, sort_keys=False)}---
-# {dataset.root.name}: forget, retain and prompt-decouple sets
+# {markdown(dataset.root.name)}: forget, retain and prompt-decouple sets
 
 {STAND_IN if stand_in else REAL}
 

@@ -49,11 +49,12 @@ def described(text: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """A path or name for a message: as it is if it can be one, else described.
+    """A path or name for a message: as it is if it can be one (on one line), else described.
 
     A field that should hold a name may hold an answer, and a log must not repeat it.
     """
-    return value if len(value) <= 100 and len(value.split()) <= 4 else f"a text: {described(value)}"
+    name = plain(value)
+    return name if len(name) <= 100 and len(name.split()) <= 4 else f"a text: {described(value)}"
 
 
 def letters(text: str) -> str:

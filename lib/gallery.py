@@ -222,7 +222,8 @@ def _picture(row: dict, number: int) -> str:
     image, file = row["image"].convert("RGB"), io.BytesIO()  # a copy of the image
     image.thumbnail((SIDE, SIDE))  # a photo of full size would not fit into a notebook
     image.save(file, "PNG")
-    data, alt = base64.b64encode(file.getvalue()).decode(), row["alt"] or f"picture {number}"
+    data = base64.b64encode(file.getvalue()).decode()
+    alt = discretion.plain(row["alt"] or f"picture {number}")
     return (f'<img src="data:image/png;base64,{data}" width="{SIDE}" alt="{_safe(alt)}" '
             f'style="width:{SIDE}px;max-width:none;image-rendering:pixelated">')  # fmt: skip
 

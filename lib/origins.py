@@ -22,7 +22,7 @@ from lib.batching import Features
 from lib.dataset_problems import LIST, keep, left_out, write_list
 from lib.features import StoredFeatures
 from lib.missing import Missing
-from lib.paths import profile_dir
+from lib.paths import private, profile_dir
 from lib.profiles import Profile, data_of
 
 RECIPE = 3  # to be raised when code changes what a run's numbers are
@@ -53,7 +53,7 @@ class Made:
     def make(self) -> Path:
         """Its folder, after building what is missing. Raises memory.OutOfMemory with advice."""
         if self.profile.real:  # what models say there may be harmful
-            runs.private(profile_dir(self.profile.name))
+            private(profile_dir(self.profile.name))
         with memory.advised(self.profile, f"making {self.step}"):
             return self._store().make(self.step, self.config, self.build)
 

@@ -1,6 +1,7 @@
 """Where things are. The environment variable SAFEERASER_RUNS moves everything that a run writes."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,3 +31,13 @@ def figures_dir(name: str) -> Path:
 def notebooks_dir(name: str) -> Path:
     """Return the folder of one profile's executed notebooks."""
     return profile_dir(name) / "notebooks"
+
+
+def private(folder: Path) -> None:
+    """Make a folder, if it is not there, into which nobody but its owner can look.
+
+    Where a file system knows no owners, or the folder is another's, it stays as it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        folder.chmod(0o700)

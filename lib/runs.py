@@ -116,15 +116,6 @@ def claimed(folder: Path) -> Iterator[bool]:
         yield mine
 
 
-def private(folder: Path) -> None:
-    """Make a folder that nobody but its owner can look into, unless it is there already.
-
-    Where a file system knows no such thing it is an ordinary folder.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-
-
 def read_json(path: Path) -> object:
     """Return a JSON file's content. Raises ValueError, naming the file, when it is not JSON."""
     return _parsed(Path(path).read_bytes(), path)

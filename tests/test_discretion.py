@@ -224,6 +224,10 @@ def test_a_text_is_known_in_any_script_and_however_unicode_and_json_write_it():
 HOSTILE = "=1+1 <img src=x onerror=alert(1)> $x^2$ `a` | [a](javascript:b) \u202eevil\u202c \x00\n"
 
 
+def test_a_name_in_a_message_cannot_move_the_terminal_s_cursor():
+    assert discretion.quoted("a\x1b[2J\r\nb.png") == "a\ufffd[2J b.png"
+
+
 def test_a_text_is_shown_on_one_line_and_acts_in_no_page_and_no_spreadsheet(tmp_path):
     page = mistune.create_markdown(escape=False, plugins=["table", "url", "math"])(
         f"**{discretion.markdown(HOSTILE)}**").strip()

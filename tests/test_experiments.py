@@ -232,6 +232,16 @@ def test_answers_carry_their_run_s_labels_and_the_file_s_rows(tiny, done):
     pd.testing.assert_frame_equal(ours, stored)
 
 
+def test_a_real_profile_s_answers_say_who_labelled_them(tiny, done):
+    stored = experiments.answers(tiny, [None])
+    assert "judge" not in stored
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "_labelled", lambda *_: stored)
+        frame = experiments.answers(replace(tiny, judge="guard:a/b+rules", model="x"), [None])
+    assert set(frame[frame["set"].eq("harmful")].judge) == {"guard:a/b+rules"}
+    assert set(frame[frame["set"].ne("harmful")].judge) == {"rules"}
+
+
 def test_metrics_json_is_what_its_answers_say(done):
     for run in (PO_PD, GA):
         folder = folder_of(done, run)

@@ -138,6 +138,19 @@ def test_a_real_profile_takes_the_model_and_data_that_are_given(monkeypatch):
     assert profiles.get("laptop") is LAPTOP, "what is set for the others is not for this one"
 
 
+JUDGES = [("rules", "rules", "rules"), ("server:gpt-4o", "server:gpt-4o", "server:gpt-4o"),
+          ("guard:a/b+rules", "guard:a/b+rules", "rules"),
+          ("guard:a/b+local:c/d", "guard:a/b+local:c/d", "guard:a/b+local:c/d")]
+
+
+@pytest.mark.parametrize(("judge", "of_harmful", "of_others"), JUDGES)
+def test_who_labels_an_answer_is_a_model_only_where_it_reads_the_answer(judge, of_harmful,
+                                                                        of_others):
+    profile = replace(profiles.LLAVA_7B, judge=judge)
+    assert profile.judge_of("harmful") == of_harmful
+    assert {profile.judge_of(name) for name in ("safe", "retain", "anything")} == {of_others}
+
+
 @pytest.mark.parametrize(("given", "on"), [("1", True), ("True", True), ("0", False),
                                            ("false", False), ("", False)])
 def test_the_official_quirks_are_a_switch_in_the_environment(monkeypatch, given, on):

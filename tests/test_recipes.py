@@ -72,6 +72,13 @@ def test_the_steps_are_a_checked_dataset_the_tower_and_the_original(tiny_real, r
         "dataset"]
 
 
+def test_the_folder_of_a_real_profile_is_its_owner_s_alone(tiny_real, ready, tmp_path):
+    folder = ready / tiny_real.name
+    folder.chmod(0o755)  # as it was made by an earlier version, or by a copy between machines
+    origins.read_dataset(tiny_real)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.fixture
 def at_server(monkeypatch, tmp_path):
     """A server's judge for an empty runs folder: the server is the test's to run."""
