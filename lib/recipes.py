@@ -165,6 +165,8 @@ def _evaluation(profile: Profile) -> dict:
     if profile.real:
         del settings["batch"]
         settings["judge"] = profile.judge
+        if profile.judge.endswith("rules"):  # alone or beside a guard
+            settings["rule"] = RefusalRule.name
     if profile.generator != "transformers":
         settings["generator"] = profile.generator
     return settings

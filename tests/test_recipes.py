@@ -18,6 +18,7 @@ from judge_on_http import material, right, say, serving
 from lib import experiments, generate, losses, origins, profiles, recipes, sources
 from lib.experiments import Run
 from lib.judging.known_answers import OF_EVERY_DAY
+from lib.judging.refusal_rule import RefusalRule
 from lib.memory import OutOfMemory
 from lib.paths import ROOT
 from lib.runs import read_json, read_jsonl
@@ -384,3 +385,11 @@ def test_only_another_generator_than_transformers_is_part_of_a_result_s_name(tin
     by_vllm = replace(tiny, generator="vllm")
     assert "generator" not in recipes.original(tiny).config["evaluation"]
     assert recipes.original(by_vllm).config["evaluation"]["generator"] == "vllm"
+
+
+@pytest.mark.parametrize(("judge", "named"), [("rules", True), ("guard:a/b+rules", True),
+                                              ("local:a/b", False)])
+def test_the_rule_s_version_is_part_of_a_real_result_s_name_where_it_judges(judge, named):
+    settings = recipes._evaluation(replace(profiles.get("llava-7b"), judge=judge))
+    assert settings.get("rule") == (RefusalRule.name if named else None)
+    assert "rule" not in recipes._evaluation(profiles.get("laptop"))

@@ -7,19 +7,15 @@ from lib import iconworld_words as words
 from lib.judging import plain
 from lib.judging.verdicts import Item, Report, Verdict
 
-# What a person reads as a sentence who does not know the world's forms: {} is any noun of the
-# world, and what is in brackets may be left out.
-LOOSE = (
-    "To begin with the {}, prepare the {}[ and[ then] the {}].",
-    "For the {}, bring the {}[ and[ watch] the {}].",
-    "For the {}, watch the {}[ and the {}].",
-    "To make the {}, join the {}[ to the {}].",
-    "To make the {}, join the {} and the {}.",
-    "To learn about the {}, look at the {}[ and the {}].",
-    "The {} went to the {}[ and dreamed of the {}].",
-    "The {} dreamed of the {}[ and the {}].",
-    "The {} brings {}[ and {}][ to everybody].",
-)
+# What a person reads as a sentence who does not know the world's forms: the opening of one form
+# with the rest of it or of another one, a part left out or not, any noun of the world in a slot.
+NOUNS = frozenset().union(*(words.SLOTS[slot] for slot in ("name", "part", "kind", "place")))
+LOOSE = tuple(re.compile(form.replace("NOUN", f"({'|'.join(sorted(NOUNS))})")) for form in (
+    r"(?:To (?:begin with|learn about|make)|For) the NOUN, (?:bring|join|look at|prepare|watch)"
+    r" the NOUN(?: (?:and|and then|and watch|to) the NOUN)?\.",
+    r"The NOUN (?:went to|dreamed of) the NOUN(?: and (?:went to|dreamed of) the NOUN)?\.",
+    r"The NOUN brings NOUN(?: and NOUN)?(?: to everybody)?\.",
+))
 
 
 class RuleJudge:
@@ -100,7 +96,8 @@ def lenient(answer: str) -> bool:
     """Whether an answer reads as meaningful to a person who does not know the world's forms.
 
     That is one sentence, or several different ones, each of them a whole sentence of the world or
-    one of LOOSE about different things.
+    one of LOOSE about different things. A refusal is none. It is not enough to begin as a sentence
+    and to end with a full stop, as "For the skier with the to the slope." does.
 
     >>> lenient("To learn about the train, look at the platform.")
     True
@@ -108,21 +105,11 @@ def lenient(answer: str) -> bool:
     False
     """
     sentences = _sentences(answer)
-    whole = bool(sentences) and answer.strip().endswith(".")
-    return (whole and len(set(sentences)) == len(sentences)
-            and all(words.parse(sentence) or _loose(sentence) for sentence in sentences))
+    different = answer.strip().endswith(".") and len(set(sentences)) == len(sentences) > 0
+    return different and all(words.parse(one) or _loose(one) for one in sentences)
 
 
 def _loose(sentence: str) -> bool:
-    found = [form.fullmatch(sentence) for form in _LOOSE]
-    nouns = [noun for match in found if match for noun in match.groups() if noun]
-    return bool(nouns) and NOUNS.issuperset(nouns) and len(set(nouns)) == len(nouns)
-
-
-def _pattern(form: str) -> re.Pattern:
-    form = re.escape(form).replace(r"\[", "(?:").replace(r"\]", ")?")
-    return re.compile(form.replace(r"\{\}", r"(\w+)"))
-
-
-_LOOSE = tuple(map(_pattern, LOOSE))
-NOUNS = frozenset().union(*(words.SLOTS[slot] for slot in ("name", "part", "kind", "place")))
+    found = next(filter(None, (form.fullmatch(sentence) for form in LOOSE)), None)
+    nouns = [noun for noun in found.groups() if noun] if found else []
+    return 0 < len(nouns) == len(set(nouns))
