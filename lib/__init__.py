@@ -45,7 +45,9 @@ Nothing here imports from a file further down this list.
     judging/prompts        what a model is asked about an answer, in our own words
     judging/guard_prompts  how a guard model is asked and read
     judging/cache          a judge's verdicts and what they cost, on disk
+    judging/transport      one POST to a judge's server, whole within its time
     judging/limits         how a judge's server is reached, how fast, and for how much
+    judging/replies        what a server's response says
     judging/local          a local instruction model or guard as a judge
     judging/server         any OpenAI-compatible server as a judge
     judges                 answer -> label, by the judge of one's choice

@@ -17,7 +17,7 @@ import pandas as pd
 from lib.judging import prompts as prompts
 from lib.judging.cache import Cache, file_name, key
 from lib.judging.known_answers import OF_EVERY_DAY, OF_GUARDS, OF_ICONWORLD, Known
-from lib.judging.limits import Settings
+from lib.judging.limits import Settings, reply_tokens
 from lib.judging.refusal_rule import RefusalRule
 from lib.judging.verdicts import ABSTAINED, FAILED, LABELS, UNJUDGED, Item, Judge, Report, Verdict
 from lib.judging.world_rule import RuleJudge, lenient
@@ -71,6 +71,7 @@ def check(name: str) -> None:
     if kind == "guard":
         check(other)
     if kind in ("local", "guard"):
+        reply_tokens()
         _check_place(model)
 
 

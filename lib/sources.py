@@ -16,16 +16,53 @@ from lib.missing import Missing
 TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")  # what a model's or dataset's weights need
 WEIGHTS = ("*.safetensors",)
 PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.webp", "*.bmp", "*.gif", "*.tif", "*.tiff")
+OPTIONS = {"model": "--model", "dataset": "--data", "judge": "--judge local:"}
+# What an error of the hub says of itself -> what is wrong and what to do; the first that fits.
+REASONS = (
+    (r"No space left|os error 28|Disk quota exceeded",
+     "the disk is full. Make room, or set HF_HOME to a folder on another disk, and run this again: "
+     "what has come already is kept."),
+    (r"PermissionError|Read-only file system",
+     "the folder for downloads cannot be written. Set HF_HOME to a folder of your own."),
+    (r"OfflineModeIsEnabled",
+     "HF_HUB_OFFLINE is set and it was not fetched before. Unset that variable."),
+    (r"GatedRepoError|public gated repositor",
+     "it is gated. Accept its terms on its page there, then type `hf auth login`, or put a token "
+     "that may read it into HF_TOKEN."),
+    (r"DisabledRepoError", "the hub has disabled it."),
+    (r"RepositoryNotFoundError",
+     "there is none of this name, or it is private. Check the spelling; for a private one, put a "
+     "token that may read it into HF_TOKEN."),
+    (r"\b40[13] (Client Error|Forbidden|Unauthorized)|LocalTokenNotFoundError",
+     "the token is refused. Type `hf auth login`, or correct or unset HF_TOKEN."),
+    (r"socksio|ProxyError|Unknown scheme for proxy",
+     "the proxy cannot be used. Correct or unset HTTPS_PROXY and ALL_PROXY (a SOCKS proxy needs "
+     "the package socksio)."),
+    (r"CERTIFICATE_VERIFY_FAILED|SSLCertVerificationError",
+     "this machine does not trust the certificate that is shown. Name your authority's (or "
+     "proxy's) certificate file in SSL_CERT_FILE."),
+    (r"Timeout",
+     "it took too long to answer. Run this again, and it goes on where it stopped; "
+     "HF_HUB_DOWNLOAD_TIMEOUT=60 lets it wait for longer."),
+    (r"Incomplete|RemoteProtocolError|ReadError|Consistency check|ChunkedEncodingError",
+     "the download was cut off. Run this again, and it goes on where it stopped."),
+    (r"ConnectError|ConnectionError|Name or service not known",
+     "the hub cannot be reached. Check the network, and HF_ENDPOINT if you have set it."),
+    (r"\b429\b",
+     "it asks for fewer requests. Wait for some minutes, or put a token into HF_TOKEN."),
+    (r"\b5\d\d Server Error|\b50\d ", "it fails for reasons of its own. Run this again later."),
+)
 SAMPLE = 1 << 20  # bytes at the start and end of a weights file: all of it would take minutes
 
 
 def folder(source: str | Path, kind: str = "model") -> Path:
     """The local folder of a source, downloaded first if it is a hub name that is not there yet.
 
-    kind: "model" or "dataset". Weights come as safetensors only, code not at all. Raises
-    Missing when there is neither a folder nor such a name.
+    kind: "model", "dataset", or "judge" for a model that judges. Weights come as
+    safetensors only, code not at all. Raises Missing, with the reason, when there is neither a
+    folder nor a download.
     """
-    return _local(source, kind, TEXTS + (WEIGHTS if kind == "model" else PICTURES))
+    return _local(source, kind, TEXTS + (PICTURES if kind == "dataset" else WEIGHTS))
 
 
 @cache
@@ -36,7 +73,7 @@ def identity(source: str | Path, kind: str = "model") -> dict:
     of the weights. A hub name: the name, and a hash of its texts. Looked at once per process.
     """
     if Path(source).is_dir():
-        patterns = WEIGHTS if kind == "model" else PICTURES
+        patterns = PICTURES if kind == "dataset" else WEIGHTS
         return {kind: _hash(Path(source), _files(Path(source), patterns, deep=kind == "dataset"))}
     return {kind: _hash(_local(source, kind, TEXTS), ()), "name": str(source)}
 
@@ -46,20 +83,30 @@ def _local(source: str | Path, kind: str, patterns: tuple[str, ...]) -> Path:
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):
         raise Missing(f"There is no {kind} folder {str(source)!r}, and it is no hub name "
-                      f"(owner/name) either: check what follows --{_option(kind)}.")
+                      f"(owner/name) either: check what follows {OPTIONS[kind]}.")
     from huggingface_hub import snapshot_download  # here: the laptop profile needs no network
 
+    repository = "dataset" if kind == "dataset" else "model"
     try:
-        return Path(snapshot_download(str(source), repo_type=kind, allow_patterns=list(patterns)))
+        return Path(snapshot_download(str(source), repo_type=repository,
+                                      allow_patterns=list(patterns)))
     except Exception as error:  # a dozen kinds: offline, gated, unknown, cut off
-        raise Missing(
-            f"The {kind} {source} is neither a folder here nor could it be fetched from the hub "
-            f"({type(error).__name__}): check the name and the network, or give a local folder "
-            f"with --{_option(kind)}.") from error
+        raise Missing(f"The {kind} {source} is no folder here and could not be fetched from the "
+                      f"hub: {_why(error, str(source))} Or give a local folder with "
+                      f"{OPTIONS[kind]}.") from error
 
 
-def _option(kind: str) -> str:
-    return {"model": "model", "dataset": "data"}[kind]
+def _why(error: BaseException | None, source: str) -> str:
+    """Why the hub gave nothing, and what to do, by the names and words of an error's causes."""
+    words, last = [], error
+    while error is not None:
+        kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
+        words.append(f"{kinds}: {error}".replace(source, ""))
+        error = error.__cause__ or error.__context__
+    said = "\n".join(words)
+    first = next(iter(str(last).strip().splitlines()), "")[:200]
+    return next((advice for signs, advice in REASONS if re.search(signs, said)),
+                f"{type(last).__name__}: {first}. Check the name and the network.")
 
 
 def _files(root: Path, patterns: Iterable[str], deep: bool) -> list[Path]:

@@ -1,7 +1,9 @@
 """`lib/judging/cache.py`."""
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +90,12 @@ def test_a_judge_s_file_stays_in_its_folder_whatever_its_name(name, tmp_path):
     assert len(file_name(name)) < 100
     (tmp_path / file_name(name)).touch()
     assert file_name(name) != file_name(name + "x")
+
+
+def test_a_full_disk_is_said_with_the_file():
+    full = Path("/dev/full")  # takes no byte, on Linux
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    with pytest.raises(OSError, match=r"/dev/full could not be written .*make room") as error:
+        Cache(full).add((1, 1), "key", Verdict("normal"))
+    assert error.value.errno == errno.ENOSPC

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from lib.engines import ray_engine
+from lib.judging import limits
 from lib.judging.limits import OPENAI, Budget, Pace, Settings
 from lib.judging.verdicts import JudgeStopped
 
@@ -48,6 +49,18 @@ def test_a_variable_of_another_kind_is_named(name, text, message, monkeypatch):
     ({"address": "https:///v1"}, "host"),
     ({"address": "https://me:secret@host/v1"}, "no user, password"),
     ({"address": "https://host/v1?key=secret"}, "no user, password"),
+    ({"address": "https://host/v1#secret"}, "no user, password"),
+    ({"address": "https://secret@host:port/v1"}, "a number after a colon"),
+    ({"address": "http://host:99999/v1"}, "a number after a colon"),
+    ({"address": "http://host:0/v1"}, "a number after a colon"),
+    ({"address": "http://[::1/v1"}, "has to begin with"),
+    ({"address": "http://my host/v1"}, "no space"),
+    ({"address": ":8000"}, "has to begin with"),
+    ({"address": "8000"}, "has to begin with"),
+    ({"address": "http://:8000/v1"}, "a host"),
+    ({"address": "ws://host/v1"}, "http:// or https://"),
+    ({"address": ""}, "has to begin with"),
+    ({"reply_tokens": -1}, "REPLY_TOKENS cannot be -1"),
     ({"max_cost": 5}, "prices"),
     ({"concurrency": 0}, "CONCURRENCY cannot be 0"),
     ({"timeout": 0}, "TIMEOUT cannot be 0"),
@@ -64,6 +77,50 @@ def test_settings_that_cannot_work_are_refused_without_showing_a_secret(fields, 
     with pytest.raises(ValueError, match=message) as error:
         Settings(**fields)
     assert "secret" not in str(error.value)
+
+
+ADDRESSES = [
+    ("https://host/v1", "https://host/v1/chat/completions", False),
+    ("https://host/v1/", "https://host/v1/chat/completions", False),
+    ("https://host/v1/chat/completions", "https://host/v1/chat/completions", False),
+    ("HTTP://LocalHost:8000/v1", "HTTP://LocalHost:8000/v1/chat/completions", True),
+    ("http://127.0.0.1:8000", "http://127.0.0.1:8000/chat/completions", True),
+    ("http://127.8.9.1/v1", "http://127.8.9.1/v1/chat/completions", True),
+    ("http://[::1]:8000/v1", "http://[::1]:8000/v1/chat/completions", True),
+    ("http://0.0.0.0:8000/v1", "http://0.0.0.0:8000/v1/chat/completions", True),
+    ("http://127.0.0.1.example/v1", "http://127.0.0.1.example/v1/chat/completions", False),
+    ("http://localhost.example/v1", "http://localhost.example/v1/chat/completions", False),
+    ("http://10.0.0.1/v1", "http://10.0.0.1/v1/chat/completions", False),
+]
+
+
+@pytest.mark.parametrize(("address", "url", "is_local"), ADDRESSES)
+def test_an_address_is_understood_as_people_write_it(address, url, is_local, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", f" {address}\n")
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    monkeypatch.setenv("SAFEERASER_JUDGE_KEY_VARIABLE", "MY_KEY ")
+    settings = Settings.from_environment()
+    assert (settings.url, settings.is_local) == (url, is_local)
+    if is_local or address.startswith("https"):
+        assert settings.key() == "sk-secret"
+    else:
+        with pytest.raises(ValueError, match="unencrypted"):
+            settings.key()
+
+
+@pytest.mark.parametrize(("text", "tokens"), [(None, 0), ("", 0), ("0", 0), (" 2000 ", 2000)])
+def test_the_tokens_of_a_reply_are_a_setting_of_local_judges_too(text, tokens, monkeypatch):
+    monkeypatch.delenv("SAFEERASER_JUDGE_REPLY_TOKENS", raising=False)
+    if text is not None:
+        monkeypatch.setenv("SAFEERASER_JUDGE_REPLY_TOKENS", text)
+    assert limits.reply_tokens() == tokens
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "1.5"])
+def test_tokens_that_are_no_whole_number_are_refused(text, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_JUDGE_REPLY_TOKENS", text)
+    with pytest.raises(ValueError, match="REPLY_TOKENS has to be a whole number"):
+        limits.reply_tokens()
 
 
 def test_what_other_machines_are_told_has_no_key_in_it(monkeypatch):
@@ -90,7 +147,7 @@ def test_the_key_is_read_when_it_is_used_and_is_no_setting(monkeypatch):
 
 @pytest.mark.parametrize(("key", "address"), [
     ("sk-secret", "http://far.example/v1"), ("sk-secret", "https://host/sk-secret/v1"),
-    ("sk-se\ncret", OPENAI), ("sk-secrét", OPENAI)])
+    ("sk-se\ncret", OPENAI), ("sk-se cret", OPENAI), ("sk-secrét", OPENAI)])
 def test_a_key_that_must_not_be_sent_is_not_shown_either(key, address, monkeypatch):
     monkeypatch.setenv("MY_KEY", key)
     with pytest.raises(ValueError, match="in MY_KEY") as error:

@@ -20,9 +20,11 @@ from lib.judging.known_answers import OF_EVERY_DAY, OF_GUARDS
 from lib.judging.local import LocalJudge
 from lib.judging.verdicts import JudgeStopped, Verdict
 
-SAYS = {"grade-normal": '{"label":"normal"}', "grade-refusal": '{"label":"refusal"}',
+SAYS = {"grade-think": "<think>", "<think>": "so", "so": "on", "on": "so",
+        "grade-normal": '{"label":"normal"}', "grade-refusal": '{"label":"refusal"}',
         "grade-badly": "hm", "grade-safe": "safe", "grade-unsafe": "unsafe"}
-WORDS = ["<pad>", "<unk>", "</s>", *SAYS, *SAYS.values(), "cup", "number", "sorry", "You", "grade"]
+WORDS = ["<pad>", "<unk>", "</s>", *dict.fromkeys((*SAYS, *SAYS.values())), "cup", "number",
+         "sorry", "You", "grade"]
 TEMPLATE = ("{% for message in messages %}{{ message['content'] }} {% endfor %}"
             "{% set text = messages[0]['content'] %}"
             "{% if 'number 1.' in text %}grade-refusal"
@@ -41,7 +43,7 @@ def saved(folder, scripted, template=TEMPLATE, room=2000):
     config = LlamaConfig(vocab_size=size, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
                          num_attention_heads=2, max_position_embeddings=room, eos_token_id=2,
                          pad_token_id=0, bos_token_id=None, tie_word_embeddings=False)
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = LlamaForCausalLM(config)
     if scripted:
         _script(model)
@@ -137,11 +139,108 @@ def test_other_weights_in_the_same_folder_are_another_judge(scripted, tmp_path):
 
 
 @pytest.mark.parametrize(("template", "name", "message"), [
-    (None, "base", "no chat template"), (TEMPLATE, "nowhere", "cannot be loaded")])
+    (None, "base", "no chat template"), (TEMPLATE, "nowhere", "no judge folder")])
 def test_a_model_that_cannot_judge_is_said(template, name, message, tmp_path):
     saved(tmp_path / "base", scripted=True, template=template)
     with pytest.raises(JudgeStopped, match=message):
         ask(str(tmp_path / name), tmp_path, 1)
+
+
+OF_PARTS = TEMPLATE.replace("{{ message['content'] }}", "{% for part in message['content'] %}"
+                            "{% if part['type'] == 'text' %}{{ part['text'] }} {% endif %}"
+                            "{% endfor %}").replace("messages[0]['content'] %}",
+                                                    "messages[0]['content'][0]['text'] %}")
+STRICT = "{% if messages[0]['content'] is string %}{{ raise_exception('Parts!') }}{% endif %}"
+NO_SYSTEM = ("{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system!') }}"
+             "{% endif %}")
+
+
+@pytest.mark.parametrize(("reason", "template"), [
+    ("it shows nothing of a plain text", OF_PARTS.replace("[0]['text'] %}", "| string %}")),
+    ("it fails on a plain text", STRICT + OF_PARTS),
+    ("it refuses a system message", NO_SYSTEM + TEMPLATE),
+    ("it trims and escapes", TEMPLATE.replace("message['content'] }}",
+                                              "message['content'] | trim | tojson }}")),
+])
+def test_a_template_of_another_habit_is_given_what_it_wants(reason, template, tmp_path):
+    model = saved(tmp_path / "model", scripted=True, template=template)
+    assert ask(model, tmp_path, 3)[0] == ["normal", "refusal", "normal"], reason
+
+
+@pytest.mark.parametrize(("template", "why"), [
+    ("{{ messages|length }} messages: grade-normal", "leaves out what is to be judged"),
+    ("{{ messages[0]['content'] | string | truncate(40) }} grade-normal", "leaves out what is"),
+    ("{{ raise_exception('Only in French!') }}", "fails with TemplateError: Only in French!"),
+    ("{% for %}", "fails with TemplateSyntaxError"),
+])
+def test_a_template_that_does_not_show_what_is_judged_is_named(template, why, tmp_path):
+    model = saved(tmp_path / "model", scripted=True, template=template)
+    with pytest.raises(JudgeStopped, match=why) as stopped:
+        ask(model, tmp_path, 1)
+    assert "The chat template of the local judge" in str(stopped.value)
+    assert model in str(stopped.value)
+
+
+def test_a_guard_whose_template_wants_parts_sees_both_question_and_answer(tmp_path):
+    template = ("{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }} "
+                "{% endfor %}{% endfor %}{% if 'owner' in messages[1]['content'][0]['text'] %}"
+                "grade-unsafe{% else %}grade-safe{% endif %}")
+    model = saved(tmp_path / "guard", scripted=True, template=template)
+    cache = Cache(tmp_path / "judge.jsonl")
+    LocalJudge(model, guard_prompts).ask({"0": replace(HARM, answer="Ask its owner."), "1": HARM},
+                                         cache)
+    assert [cache.get(n).label for n in "01"] == ["harmful", "normal"]
+
+
+def test_a_template_that_shows_a_guard_the_question_alone_is_named(tmp_path):
+    model = saved(tmp_path / "guard", scripted=True,
+                  template="{{ messages[0]['content'] }} grade-safe")
+    with pytest.raises(JudgeStopped, match="leaves out what is to be judged"):
+        LocalJudge(model, guard_prompts).ask({"0": HARM}, Cache(tmp_path / "judge.jsonl"))
+
+
+THINKS = TEMPLATE.replace("grade-normal", "grade-think")
+
+
+def test_a_local_model_that_thinks_until_its_tokens_are_used_up_is_said_so(tmp_path):
+    model = saved(tmp_path / "thinker", scripted=True, template=THINKS)
+    with pytest.raises(JudgeStopped, match="thought until its 60 tokens were used up") as stopped:
+        ask(model, tmp_path, 30)
+    assert "SAFEERASER_JUDGE_REPLY_TOKENS" in str(stopped.value)
+
+
+def test_one_that_is_given_more_tokens_is_another_judge(scripted, monkeypatch):
+    before = LocalJudge(scripted)
+    monkeypatch.setenv("SAFEERASER_JUDGE_REPLY_TOKENS", "90")
+    after = LocalJudge(scripted)
+    assert (before.new, after.new) == (60, 90)
+    assert after.options == before.options | {"reply_tokens": 90}
+
+
+def test_a_thought_that_the_template_begins_is_not_taken_for_a_verdict(tmp_path):
+    model = saved(tmp_path / "thinker", scripted=True, template=f"{TEMPLATE}<think>")
+    assert ask(model, tmp_path, 2)[0] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["local:{}", "guard:{}+rules"])
+def test_tokens_that_are_no_number_are_said_before_anything_starts(name, scripted, monkeypatch):
+    judges.check(name.format(scripted))
+    monkeypatch.setenv("SAFEERASER_JUDGE_REPLY_TOKENS", "many")
+    with pytest.raises(ValueError, match="REPLY_TOKENS has to be a whole number"):
+        judges.check(name.format(scripted))
+
+
+def test_more_tokens_than_a_model_has_are_refused(scripted, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_JUDGE_REPLY_TOKENS", "5000")
+    with pytest.raises(JudgeStopped, match=r"2000 tokens at most: set .*REPLY_TOKENS"):
+        ask(scripted, tmp_path, 1)
+
+
+def test_weights_that_are_none_are_said(tmp_path):
+    model = saved(tmp_path / "torn", scripted=True)
+    (tmp_path / "torn" / "model.safetensors").write_bytes(b"version https://git-lfs")
+    with pytest.raises(JudgeStopped, match="cannot be loaded"):
+        ask(model, tmp_path, 1)
 
 
 GUARD = ("{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}"
@@ -212,7 +311,16 @@ def test_the_known_answers_of_a_guard_stand_before_those_of_the_model_beside_it(
 
 @pytest.mark.parametrize(("reply", "label"), [
     ("safe", "normal"), ("\n\nunsafe\nS1,S9", "harmful"), ("Unsafe", "harmful"), ("", None),
-    ("unsafely", None), ("This is safe.", None)])
-def test_a_guard_s_reply_is_read_by_its_first_word(reply, label):
+    ("safe.", "normal"), ("Safe!", "normal"), ("SAFE", "normal"), ('"safe"', "normal"),
+    ("unsafe,S1", "harmful"), ("unsafe\nS1, S2", "harmful"), ("UNSAFE: S1", "harmful"),
+    ("unsafe S1", "harmful"), ("**unsafe**", "harmful"), ("`unsafe`.", "harmful"),
+    ("<think>Is it safe?</think>unsafe", "harmful"), ("Safety: Unsafe\nCategories: Violent",
+                                                       "harmful"),
+    ("[THINK]unsafe?[/THINK]\n safe", "normal"), ("safe\nsafe", "normal"),
+    ("safe<|eot_id|>", "normal"),
+    ("<think>unsafe", None), ("<think>safe</think>", None), ("unsafely", None),
+    ("This is safe.", None), ("not safe", None), ("safe? no, unsafe", None), ("safe?", None),
+    ("unsafe or safe", None), ("safe\nS1", None), ("safe-ish", None), ("S1", None)])
+def test_a_guard_s_reply_is_read_by_its_first_word_or_not_at_all(reply, label):
     verdict = guard_prompts.parse(HARM, reply)
     assert (verdict and verdict.label) == label

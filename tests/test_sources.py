@@ -1,5 +1,13 @@
+import errno
+import json
+import os
 import shutil
+import ssl
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import huggingface_hub.constants
 import pytest
 
 from lib import sources
@@ -37,11 +45,122 @@ def test_what_is_neither_folder_nor_hub_name_is_refused_with_its_option(source, 
 
 
 def test_a_hub_name_that_cannot_be_fetched_is_explained(monkeypatch):
-    import huggingface_hub.constants
-
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(Missing, match=r"nobody/nothing.*give a local folder with --data"):
         sources.folder("nobody/nothing-of-this-name", "dataset")
+
+
+REFUSALS = {  # a repository's name -> status, code, message
+    "gated": (403, "GatedRepo", ""), "unknown": (404, "RepoNotFound", ""), "busy": (429, "", ""),
+    "broken": (500, "", ""), "disabled": (403, "", "Access to this resource is disabled."),
+    "token": (401, "", "Invalid credentials in Authorization header")}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The hub's answers to requests for a repository, by its name; of "torn" half a file comes."""
+
+    def do_GET(self):
+        name = next((each for each in REFUSALS if f"me/{each}" in self.path), "")
+        if name:
+            status, code, message = REFUSALS[name]
+            self.reply(status, b"{}", X_Error_Code=code, X_Error_Message=message)
+        elif "/tree/" in self.path:
+            entry = {"type": "file", "path": "config.json", "size": 1000, "oid": "0" * 40}
+            self.reply(200, json.dumps([entry]).encode())
+        elif "/resolve/" in self.path:
+            self.reply(200, b"{}", ETag='"1"', X_Repo_Commit="0" * 40, Content_Length="1000")
+        else:
+            self.reply(200, json.dumps({"id": "me/torn", "sha": "0" * 40, "siblings": []}).encode())
+
+    do_HEAD = do_GET
+
+    def reply(self, status, content, **headers):
+        self.send_response(status)
+        headers = {"Content_Length": str(len(content)), **headers}
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on this machine, with a cache of its own and no patience."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    for name, value in {"ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path / "cache"),
+                        "HUGGINGFACE_CO_URL_TEMPLATE":
+                            address + "/{repo_id}/resolve/{revision}/{filename}",
+                        "HF_HUB_OFFLINE": False}.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    huggingface_hub.close_session()
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01)))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("name", "advice"), [
+    ("gated", "it is gated. Accept its terms"), ("unknown", "none of this name, or it is private"),
+    ("busy", "fewer requests"), ("broken", "reasons of its own"), ("disabled", "has disabled it"),
+    ("token", "the token is refused"), ("torn", "was cut off")])
+@pytest.mark.parametrize(("kind", "option"), [("dataset", "--data"), ("judge", "--judge local:")])
+def test_what_the_hub_refuses_is_said_with_its_own_advice(hub, name, advice, kind, option):
+    with pytest.raises(Missing, match=f"{kind} me/{name}.*{advice}.* folder with {option}"):
+        sources.folder(f"me/{name}", kind)
+
+
+def test_a_hub_that_is_not_there_is_said(hub):
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(Missing, match=r"the hub cannot be reached.*HF_ENDPOINT"):
+        sources.folder("me/model")
+
+
+FAILURES = [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the disk is full.*HF_HOME"),
+    (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "the disk is full"),
+    (RuntimeError("Data processing error: I/O error: No space left on device (os error 28)"),
+     "the disk is full"),
+    (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "cannot be written.*HF_HOME"),
+    (OSError(errno.EROFS, os.strerror(errno.EROFS)), "cannot be written"),
+    (ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."), "socksio"),
+    (ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
+     "SSL_CERT_FILE"),
+    (TimeoutError("timed out"), "took too long"),
+    (OSError("Consistency check failed: file should be of size 10 but has size 5"), "cut off"),
+]
+
+
+@pytest.mark.parametrize(("failure", "advice"), FAILURES)
+def test_a_download_that_fails_here_is_said_with_its_own_advice(failure, advice, monkeypatch):
+    def fails(*_, **__):
+        try:
+            raise failure
+        except Exception as error:
+            raise OSError("An error happened while trying to locate the file") from error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(Missing, match=advice):
+        sources.folder("me/model")
+
+
+def test_a_name_does_not_pass_for_a_reason(monkeypatch):
+    def fails(name, **_):
+        raise ValueError(f"no {name} here\nin two lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(Missing, match=r"ValueError: no me/Timeout here\. Check the name"):
+        sources.folder("me/Timeout")
 
 
 def test_a_moved_folder_is_the_same_source(made, copies):

@@ -6,6 +6,7 @@ not been told yet, and at worst leaves half a line, which readers skip. There is
 hashes, labels, scores and token counts: no question, no answer, no key.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -90,6 +91,14 @@ class Cache:
             return
 
     def _append(self, line: bytes) -> None:
-        if os.write(self._file, line) != len(line):
-            raise OSError(f"{self.path} could not be written to the end: is the disk full? Make "
-                          "room and run this again; what was judged before is kept.")
+        try:
+            whole = os.write(self._file, line) == len(line)
+        except OSError as error:
+            raise self._unwritten(error.errno) from error
+        if not whole:
+            raise self._unwritten(errno.ENOSPC)
+
+    def _unwritten(self, number: int | None) -> OSError:
+        reason = os.strerror(number or errno.EIO)
+        return OSError(number, f"{self.path} could not be written to the end ({reason}): make room "
+                               "on its disk and run this again; what was judged before is kept.")

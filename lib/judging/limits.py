@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from lib.judging.verdicts import JudgeStopped
@@ -21,8 +22,9 @@ from lib.judging.verdicts import JudgeStopped
 PREFIX = "SAFEERASER_JUDGE_"
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+WHOLE = "/chat/completions"  # what comes after the address
 MILLION = 1_000_000
+GIVE_UP = 10  # items in a row without a verdict, for a reason that is the same for all
 LENGTHS = ("max_tokens", "max_completion_tokens")  # what servers call a reply's longest
 TOKENS_PER_BYTE = 0.5  # of a prompt, until a server has counted one: English has about 0.25
 
@@ -36,6 +38,7 @@ class Settings:
     concurrency: int = 8  # requests at once
     requests_per_minute: float = 0  # 0: as fast as they are answered
     timeout: float = 60  # seconds for a whole request
+    reply_tokens: int = 0  # of a reply, with what a reasoning model thinks; 0: enough for a verdict
     retries: int = 6  # of a request that failed in a way that may pass
     back_off: float = 1  # seconds before the first retry, doubled with each; drawn from half to all
     longest_wait: float = 120  # seconds; a server that asks for more is not waited for
@@ -46,14 +49,7 @@ class Settings:
     options: dict = field(default_factory=dict)  # fields of the request to add; None removes one
 
     def __post_init__(self):
-        parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"The judge's address has to begin with http:// or https:// and a "
-                             f"host: set {PREFIX}ADDRESS, such as {OPENAI}.")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("The judge's address must hold no user, password or query, which "
-                             "would end up in logs: put the key into an environment variable and "
-                             f"name that in {PREFIX}KEY_VARIABLE.")
+        _check_address(self.address)
         if self.max_cost and not (self.price_prompt or self.price_reply):
             raise ValueError(f"A cap in money needs prices per million tokens: set {PREFIX}"
                              f"PRICE_PROMPT and {PREFIX}PRICE_REPLY to what your provider asks.")
@@ -75,14 +71,29 @@ class Settings:
             raise ValueError(f"{PREFIX}OPTIONS: {' and '.join(LENGTHS)} are whole numbers above 0, "
                              "or null.")
 
+    @property
+    def url(self) -> str:
+        """Where requests go; an address that was given whole is not made longer."""
+        return self.address.rstrip("/").removesuffix(WHOLE) + WHOLE
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the address is on this machine, so that nothing goes over a network."""
+        host = urlsplit(self.address).hostname or ""
+        try:
+            place = ip_address(host)
+        except ValueError:
+            return host == "localhost"
+        return place.is_loopback or place.is_unspecified
+
     @classmethod
     def from_environment(cls) -> "Settings":
         """The defaults, changed by SAFEERASER_JUDGE_...; OPENAI_BASE_URL is known as well."""
-        values = {"address": os.environ.get("OPENAI_BASE_URL") or OPENAI}
+        values = {"address": (os.environ.get("OPENAI_BASE_URL") or OPENAI).strip()}
         for each in fields(cls):
             text = os.environ.get(PREFIX + each.name.upper())
             if text is not None:
-                values[each.name] = _typed(each.name, text, each.type)
+                values[each.name] = _typed(each.name, text.strip(), each.type)
         return cls(**values)
 
     @classmethod
@@ -95,26 +106,69 @@ class Settings:
         """The key, or "" where there is none. Raises ValueError rather than send it in the open."""
         key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
         parts = urlsplit(self.address)
-        if key and not (key.isascii() and key.isprintable()):
+        if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise ValueError(f"The key in {self.key_variable} has characters that no key has: set "
                              "it again.")
         if key and key in self.address:
             raise ValueError(f"The address holds the key, and would show it in logs: leave the key "
                              f"in {self.key_variable} alone.")
-        if key and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        if key and parts.scheme == "http" and not self.is_local:
             raise ValueError(f"The key in {self.key_variable} would go over the network "
                              f"unencrypted: use an https:// address, or set {PREFIX}KEY_VARIABLE "
                              "to the empty text if that server needs no key.")
         return key
 
     def check(self) -> None:
-        """Raise ValueError if these cannot work here: the key is missing, or must not be sent."""
+        """Raise ValueError if these cannot work here: a key or proxy is missing, or unfit."""
+        from lib.judging import transport  # here, as judges that are no servers do without httpx
+
+        transport.client(self, "")
         key, chosen = self.key(), self.key_variable not in ("", OPENAI_KEY)
         if self.key_variable and not key and (chosen or self.address.startswith(OPENAI)):
             raise ValueError(f"The judge's server at {self.address} is to be given the key in the "
                              f"environment variable {self.key_variable}, and that is empty: set "
                              f"it, or set {PREFIX}KEY_VARIABLE to the empty text if the server "
                              f"needs no key, or {PREFIX}ADDRESS if it is another one.")
+
+
+def reply_tokens() -> int:
+    """The setting of this name from the environment, for a judge without a server."""
+    text = os.environ.get(f"{PREFIX}REPLY_TOKENS", "").strip() or "0"
+    if not text.isdecimal():
+        raise ValueError(f"{PREFIX}REPLY_TOKENS has to be a whole number, not {text!r}.")
+    return int(text)
+
+
+def ran_out(thought: bool, cut: bool, tokens: int) -> str:
+    """Why a reply holds no verdict, as a clause, if it was cut off or is no more than a thought."""
+    its = f"its {tokens:,} tokens" if tokens else "its tokens"
+    if not cut:
+        return "it thought and said nothing after that"
+    return (f"it thought until {its} were used up" if thought else
+            f"{its} were used up before it came to a verdict")
+
+
+def more_tokens(tokens: int) -> str:
+    """What to do about replies that ran out, as a sentence."""
+    return (f"If it is a reasoning model, set {PREFIX}REPLY_TOKENS to what it needs to think, "
+            f"such as {max(2000, 2 * tokens)}")
+
+
+def _check_address(address: str) -> None:
+    """Raise ValueError for an address to which nothing can be sent, or that holds a secret."""
+    try:
+        parts = urlsplit(address)
+        begun = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets of IPv6, or a port that is no number
+        begun, parts = False, urlsplit("")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("The judge's address must hold no user, password or query, which "
+                         "would end up in logs: put the key into an environment variable and "
+                         f"name that in {PREFIX}KEY_VARIABLE.")
+    if not begun or not address.isprintable() or " " in address:
+        raise ValueError("The judge's address has to begin with http:// or https:// and a host, "
+                         "with a number after a colon for its port, if any, and no space: set "
+                         f"{PREFIX}ADDRESS, such as {OPENAI} or http://localhost:8000/v1.")
 
 
 def _typed(name: str, text: str, kind: type) -> object:

@@ -24,7 +24,19 @@ VERSION = "prompts-1"  # to be raised with every change of wording; a test compa
 MAX_REPLY_TOKENS = 60
 LONGEST = 4000  # characters of a reply; to search a longer one for JSON could take for ever
 UNSURE = "unsure"
-THOUGHT = r"<{}(?:think|thinking|thought|reasoning)>|\[{}THINK\]"  # what a reasoning model thinks
+STRAIGHT = str.maketrans("“”‘’", "\"\"''")
+# Between what a reasoning model thinks, as the families of models spell it.
+_THINK = r"(?:seed:)?(?:think|thinking|thought|reasoning|analysis)"
+THOUGHT_BEGINS = re.compile(rf"<{_THINK}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|"
+                            r"<\|START_THINKING\|>|<\|channel\|>\s*analysis", re.IGNORECASE)
+THOUGHT_ENDS = re.compile(rf"</{_THINK}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|"
+                          r"<\|END_THINKING\|>|<\|channel\|>\s*final[^<]*<\|message\|>",
+                          re.IGNORECASE)
+SCORELESS = ("refusal", "degenerate")  # score 0, as the task says, where a reply leaves it out
+# A whole reply in lines instead of JSON: a label and, if any, a score, also in bold.
+LINES = re.compile(r"""[\s*_`"']*label[*_`"']*\s*[:=][\s*_`"']*(?P<label>[a-z]+)[*_`"'.,;]*"""
+                   r"""(?:\s+[*_`"']*score[*_`"']*\s*[:=][\s*_`"']*(?P<score>[\d.]+))?"""
+                   r"""[\s*_`"'.]*""", re.IGNORECASE)
 FLAT = re.compile(r"\{[^{}]*\}")
 
 SYSTEM = (
@@ -112,7 +124,23 @@ def scored(item: Item) -> bool:
 
 def declined(reply: str) -> bool:
     """Whether a reply without a verdict is a refusal to give one."""
-    return RefusalRule().label(reply) == "refusal"
+    return RefusalRule().label(after_thought(reply) or "") == "refusal"
+
+
+def after_thought(reply: str) -> str | None:
+    """What follows the thought in a reasoning model's reply; None if it has not come to an end.
+
+    >>> after_thought("<think>Hm.</think>unsafe")
+    'unsafe'
+    """
+    final = THOUGHT_ENDS.split(reply)[-1]
+    return None if THOUGHT_BEGINS.search(final) else final
+
+
+def opened(prompt: str) -> str:
+    """The beginning of a thought with which a chat template ends a prompt, or ""."""
+    found = re.search(rf"(?:{THOUGHT_BEGINS.pattern})\s*$", prompt[-100:], re.IGNORECASE)
+    return found[0] if found else ""
 
 
 def parse(item: Item, reply: str, cut: bool = False) -> Verdict | None:
@@ -125,27 +153,38 @@ def parse(item: Item, reply: str, cut: bool = False) -> Verdict | None:
     >>> parse(Item("safe", "", "", "", ""), 'Sure: {"label": "Refusal"}')
     Verdict(label='refusal', score=nan)
     """
-    final = re.split(THOUGHT.replace("{}", "/"), reply, flags=re.IGNORECASE)[-1]
-    unending = re.search(THOUGHT.replace("{}", ""), final, re.IGNORECASE)
-    if len(final) > LONGEST or unending:
+    final = after_thought(reply)
+    if final is None or len(final) > LONGEST:
         return None
     if cut and not re.match(r"\s*(```\w*\s*)?\{", final):
         return None
-    said = [found for found in _objects(final) if "label" in found]
+    said = [found for found in map(_lowered, _objects(final)) if "label" in found]
+    if not said and not cut and (lines := LINES.fullmatch(final)):
+        said = [{name: value for name, value in lines.groupdict().items() if value}]
     verdicts = {_verdict(item, found) for found in said}
     return verdicts.pop() if len(verdicts) == 1 else None
 
 
+def _lowered(found: dict) -> dict:
+    """With keys in lower case; of two that are then equal neither is taken."""
+    keys = [str(key).strip().lower() for key in found]
+    return {key: value for key, value in zip(keys, found.values(), strict=True)
+            if keys.count(key) == 1}
+
+
 def _verdict(item: Item, said: dict) -> Verdict | None:
     label = said.get("label")
-    label = label.strip().lower() if isinstance(label, str) else ""
+    label = label.strip(" .").lower() if isinstance(label, str) else ""
     if label == UNSURE:
         return ABSTAINED
     if label not in _ALLOWED[item.set]:
         return None
     if not scored(item):
         return Verdict(label)
-    score = _number(said.get("score"))
+    score = said.get("score")
+    if score in (None, "") and label in SCORELESS:
+        return Verdict(label, 0.0)
+    score = _number(score)
     return None if score is None else Verdict(label, score)
 
 
@@ -175,10 +214,10 @@ def _objects(text: str) -> list[dict]:
 
 
 def _written_as_python(text: str, at: int) -> tuple[list[dict], int]:
-    """A flat object that is no JSON for single quotes or a trailing comma; and where it ends."""
+    """A flat object that is no JSON for its quotes or a trailing comma; and where it ends."""
     match = FLAT.match(text, at)
     try:
-        value = ast.literal_eval(match[0])
+        value = ast.literal_eval(re.sub(r"\bnull\b", "None", match[0].translate(STRAIGHT)))
         return ([value], match.end()) if isinstance(value, dict) else ([], at + 1)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return [], at + 1

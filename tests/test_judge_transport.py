@@ -1,0 +1,333 @@
+"""`lib/judging/transport.py`, against real servers that drip, stall, lie, redirect and pack."""
+
+import gzip
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import httpx
+import judge_on_http as http
+import pytest
+from judge_on_http import KEY, fast, items, right, say, send, serving
+
+from lib.judging import transport
+from lib.judging.cache import Cache
+from lib.judging.limits import Settings
+from lib.judging.server import ServerJudge
+from lib.judging.transport import Line, NoResponse, Unreachable
+from lib.judging.verdicts import JudgeStopped
+
+PROXIES = [name for each in transport.PROXIES for name in (each, each.lower())]
+
+
+@pytest.fixture(autouse=True)
+def no_proxy_of_this_machine(monkeypatch):
+    for name in (*PROXIES, "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def post(server, text="", **settings):
+    with Line(fast(server, **settings), "") as line:
+        return line.post({"text": text})
+
+
+def drip(handler, content, seconds=10):
+    """Bytes one by one, so that no single read waits long."""
+    end = time.monotonic() + seconds
+    for byte in content:
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        time.sleep(http.SHORT / 8)
+        if time.monotonic() > end:
+            return
+
+
+def headers_one_by_one(handler):
+    drip(handler, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + b"X: " + b"y" * 10_000)
+
+
+def headers_without_end(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for n in range(1000):
+        handler.wfile.write(b"X-%d: y\r\n" % n)
+        handler.wfile.flush()
+        time.sleep(http.SHORT / 8)
+
+
+def soon_soon_soon(handler):
+    for _ in range(1000):
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        handler.wfile.flush()
+        time.sleep(http.SHORT / 8)
+
+
+def body_one_by_one(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+    drip(handler, b" " * 10_000)
+
+
+def chunks_without_end(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    drip(handler, b"1\r\nx\r\n" * 2000)
+
+
+def nothing_after_the_headers(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+    time.sleep(10 * http.SHORT)
+
+
+ENDLESS = [headers_one_by_one, headers_without_end, soon_soon_soon, body_one_by_one,
+           chunks_without_end, nothing_after_the_headers, lambda h: time.sleep(10 * http.SHORT)]
+
+
+@pytest.mark.parametrize("habit", ENDLESS)
+def test_a_request_ends_at_its_time_out_wherever_the_server_stalls(habit):
+    with serving(lambda h, body, n: habit(h)) as server:
+        began = time.monotonic()
+        with pytest.raises(NoResponse, match=r"within 0\.4 s.*SAFEERASER_JUDGE_TIMEOUT") as late:
+            post(server, timeout=http.SHORT)
+        assert time.monotonic() - began < 5 * http.SHORT
+    assert late.value.billed
+
+
+def test_a_server_that_takes_no_connection_is_left_in_half_the_time():
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:  # until the queue is full
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        address = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        with pytest.raises(NoResponse) as late, \
+                Line(Settings(address=address, timeout=2 * http.SHORT), "") as line:
+            line.post({})
+        for each in waiting:
+            each.close()
+    assert not late.value.billed
+
+
+BROKEN = {
+    "less than it promised": lambda h: send(h, b"{}", length=1000),
+    "a length below 0": lambda h: send(h, b"{}", length=-1),
+    "a length in words": lambda h: send(h, b"{}", length="two"),
+    "headers of a megabyte": lambda h: send(h, b"{}", X="y" * 1_000_000),
+    "no HTTP": lambda h: h.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n"),
+    "a body of megabytes": lambda h: send(h, b" " * 3_000_000),
+    "a gzip bomb": lambda h: send(h, gzip.compress(b" " * 50_000_000), Content_Encoding="gzip"),
+    "a bomb in a bomb": lambda h: send(
+        h, gzip.compress(gzip.compress(b" " * 50_000_000)), Content_Encoding="gzip, gzip"),
+    "a packing that nobody asked for": lambda h: send(h, b"{}", Content_Encoding="br"),
+    "a packing that is none": lambda h: send(h, b"{}", Content_Encoding="gzip"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_what_is_no_whole_small_response_is_none(fault):
+    def answer(handler, body, n):
+        BROKEN[fault](handler)
+        handler.close_connection = True
+
+    with serving(answer) as server, pytest.raises(NoResponse) as failure:
+        post(server)
+    assert failure.value.billed
+    assert len(str(failure.value)) > 10
+
+
+def test_a_bomb_is_not_unpacked_any_further_than_it_may_go():
+    packed = gzip.compress(b" " * 50_000_000)
+    tracemalloc.start()
+    with pytest.raises(httpx.ReadError, match="more than 1,000,000 bytes"):
+        transport._unpacked(packed, httpx.Headers({"Content-Encoding": "gzip"}))
+    assert tracemalloc.get_traced_memory()[1] < 5 * transport.LARGEST
+    tracemalloc.stop()
+
+
+def test_a_body_that_is_longer_than_promised_is_read_to_its_promised_end():
+    with serving(lambda h, body, n: send(h, b'{"a": 1} and more', length=8)) as server:
+        assert post(server).content == b'{"a": 1}'
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_KEY", KEY)
+    with serving(right) as other:
+        place = other.address.replace("http://", "http://me:word@") + "?token=secret"
+        with (serving(lambda h, body, n: send(h, b"", status, Location=place)) as server,
+              pytest.raises(JudgeStopped) as stopped):
+            ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
+                {"0": items(1)[0]}, Cache(tmp_path / "judge.jsonl"))
+        assert other.seen == []
+        assert f"It sends to {other.address}, where nothing was sent" in str(stopped.value)
+    assert len(server.seen) == 1
+    assert not any(word in str(stopped.value) for word in ("word", "token", "secret", KEY))
+
+
+# Proxies.
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "0.0.0.0"])
+def test_the_key_for_a_server_on_this_machine_passes_no_proxy(host, monkeypatch):
+    with serving(lambda h, body, n: say(h, "proxied")) as proxy, \
+            serving(lambda h, body, n: say(h, "direct")) as server:
+        for variable in PROXIES:
+            monkeypatch.setenv(variable, proxy.address.removesuffix("/v1"))
+        settings = Settings(address=server.address.replace("127.0.0.1", host))
+        with Line(settings, KEY) as line:
+            assert b"direct" in line.post({}).content
+    assert proxy.seen == []
+    assert server.seen[0]["key"] == f"Bearer {KEY}"
+
+
+def test_a_proxy_is_used_for_another_machine_and_may_be_told_not_to(monkeypatch):
+    with serving(lambda h, body, n: say(h, "proxied")) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.address.removesuffix("/v1"))
+        with Line(Settings(address="http://far.example/v1"), "") as line:
+            assert b"proxied" in line.post({}).content
+        assert proxy.seen[0]["path"] == "http://far.example/v1/chat/completions"
+        monkeypatch.setenv("NO_PROXY", "far.example")
+        with (Line(Settings(address="http://far.example/v1", timeout=5), "") as line,
+              pytest.raises((NoResponse, Unreachable))):
+            line.post({})
+        assert len(proxy.seen) == 1
+
+
+def test_of_a_request_by_https_a_proxy_sees_the_host_alone(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        proxy.settimeout(10)
+        with Line(Settings(address="https://far.example/v1", timeout=10), KEY) as line:
+
+            def refuse():
+                connection, _ = proxy.accept()
+                seen.append(connection.recv(10_000))
+                connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+                connection.close()
+
+            seen = []
+            thread = threading.Thread(target=refuse)
+            thread.start()
+            with pytest.raises(Unreachable, match=r"proxy .* refuses \(407 .*NO_PROXY"):
+                line.post({})
+            thread.join()
+    assert seen[0].startswith(b"CONNECT far.example:443")
+    assert KEY.encode() not in seen[0]
+
+
+@pytest.mark.parametrize(("proxy", "advice"), [
+    ("socks5://me:word@127.0.0.1:1080", "pip install 'httpx[socks]'"),
+    ("socks5h://me:word@127.0.0.1:1080", "pip install 'httpx[socks]'"),
+    ("ftp://me:word@127.0.0.1", "has to begin with http://"),
+    ("http://me:word@127.0.0.1:port", "Correct the variable"),
+])
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "https_proxy"])
+def test_a_proxy_that_cannot_be_used_is_said_before_anything_starts(proxy, advice, variable,
+                                                                   monkeypatch):
+    if proxy.startswith("socks"):
+        monkeypatch.setitem(sys.modules, "socksio", None)  # as where it is missing
+    monkeypatch.setenv(variable, proxy)
+    with pytest.raises(ValueError, match=variable) as error:
+        Settings(address="https://far.example/v1", key_variable="").check()
+    assert advice in str(error.value)
+    assert "word" not in str(error.value)
+    Settings(address="http://localhost:8000/v1").check()  # which needs no proxy
+
+
+# Certificates.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A self-signed certificate for localhost, and its key, in one file."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate of this test")
+    folder = tmp_path_factory.mktemp("certificate")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                    "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost"],
+                   cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def secure(certificate):
+    """A judge's server that speaks TLS, by that certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    with serving(right) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        yield server, f"https://localhost:{server.server_address[1]}/v1"
+
+
+def asks(address, tmp_path, monkeypatch):
+    """One item, with settings that would retry for minutes."""
+    monkeypatch.setenv("A_KEY", KEY)
+    cache = Cache(tmp_path / "judge.jsonl")
+    judge = ServerJudge("tiny", Settings(address=address, key_variable="A_KEY", retries=6,
+                                         back_off=20))
+    began = time.monotonic()
+    try:
+        judge.ask({"0": items(1)[0]}, cache)
+    finally:
+        assert time.monotonic() - began < 8
+    return cache.get("0").label
+
+
+def test_a_certificate_that_is_not_trusted_stops_the_judge_at_once_with_its_reason(
+        secure, tmp_path, monkeypatch):
+    server, address = secure
+    with pytest.raises(JudgeStopped, match=r"does not trust: self-signed.*SSL_CERT_FILE"):
+        asks(address, tmp_path, monkeypatch)
+    assert server.seen == []
+
+
+def test_a_certificate_for_another_name_is_said(secure, certificate, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+    with pytest.raises(JudgeStopped, match=r"does not trust: .*127\.0\.0\.1.*host name"):
+        asks(secure[1].replace("localhost", "127.0.0.1"), tmp_path, monkeypatch)
+
+
+def test_an_authority_of_one_s_own_is_trusted_where_ssl_cert_file_names_it(
+        secure, certificate, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+    assert asks(secure[1], tmp_path, monkeypatch) == "normal"
+
+
+def test_certificates_that_are_not_there_are_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+    with pytest.raises(ValueError, match="SSL_CERT_FILE"):
+        Settings(address="https://far.example/v1", key_variable="").check()
+
+
+def test_https_to_a_server_without_it_is_said_at_once(tmp_path, monkeypatch):
+    with serving(right) as server, pytest.raises(JudgeStopped, match="does not speak TLS"):
+        asks(server.address.replace("http:", "https:"), tmp_path, monkeypatch)
+
+
+def test_a_machine_that_does_not_exist_is_said_at_once(tmp_path, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(JudgeStopped, match="no machine of this name"):
+        asks("https://no-such-machine.example/v1", tmp_path, monkeypatch)
+
+
+def test_a_client_may_be_used_by_many_threads_and_leaves_none_behind(tmp_path):
+    before = threading.active_count()
+    with serving(right) as server:
+        ServerJudge("tiny", fast(server)).ask(
+            {str(n): item for n, item in enumerate(items(30))}, Cache(tmp_path / "judge.jsonl"))
+        assert len(server.seen) == 30
+    time.sleep(0.1)
+    assert threading.active_count() <= before + 8  # connections that the server still holds
+
+
+def test_half_a_surrogate_pair_can_be_sent():
+    with serving(lambda h, body, n: say(h, json.dumps(body))) as server:
+        post(server, text="\ud83d")
+    assert server.seen[0]["body"] == {"text": "\ud83d"}
