@@ -10,17 +10,33 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from lib import discretion, paths, runs
 from lib.profiles import Profile
 
+NOT_HELD_OUT = {
+    "as_released": "train has a picture of every val record. What this chapter calls held out is "
+                   "all of val *as released*, and measures memory.",
+    "efficacy": "there is no val record that can be used. What this chapter calls held out are "
+                "records of train.",
+}
 COLUMNS = ["chapter", "kind", "claim", "verdict", "holds", "shown"]
 
 
 def start(profile: Profile, chapter: str) -> None:
     """Begin a chapter's list of claims afresh, as the first cell of each notebook run does."""
     runs.write_json(_file(profile, chapter), [])
+
+
+def headline(per_answer: pd.DataFrame) -> str:
+    """The split that a chapter reports on (`metrics.headline`); displayed if it is not held out."""
+    from lib import metrics  # here, as the pipeline reads claims, and this takes a second to import
+
+    split = metrics.headline(per_answer)
+    if split != "generality":
+        display(Markdown(f"**Generality is not measured here:** {NOT_HELD_OUT[split]}"))
+    return split
 
 
 def check(profile: Profile, chapter: str, text: str, holds: bool, shown: str) -> None:

@@ -2,92 +2,45 @@
 
 A dataset is a folder with `all_train.json` and `all_val.json` (lists of records, or JSON lines),
 `prompt.json` (`{"idk": [refusal, ...]}`), the pictures, and optionally `specificity.json`. Both
-spellings in use are read: `image_path` or `image_id`, `Prediction` or `Answer`; paths may begin
-with "dataset/", as seen from the folder around. `python -m lib.dataset check PATH` lists every
-problem of a folder at once.
+spellings in use are read: `image_path` or `image_id`, `Prediction` or `Answer` (`Prediction` where
+both are there, as in the official code); paths may begin with "dataset/", as seen from the folder
+around. `python -m lib.dataset check PATH` tells what is wrong with a folder.
 """
 
-import argparse
+import re
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
-from lib.dataset_check import DatasetError, Found, Node, Problem, compare_pictures, read_file
+from lib.dataset_check import Found, Node, compare_pictures, is_null, read_file
+from lib.dataset_overlap import compared
+from lib.dataset_problems import DatasetError, Problem
+from lib.dataset_records import (
+    CATEGORIES,
+    NEIGHBOURS,
+    SETS,
+    Dataset,
+    Pair,
+    PictureQuestion,
+    Record,
+    UnsafePair,
+    counts,
+)
 from lib.discretion import quoted
 from lib.pictures import PictureError, open_image
 
-__all__ = ["CATEGORIES", "SETS", "Dataset", "DatasetError", "Pair", "PictureError",
+__all__ = ["CATEGORIES", "NEIGHBOURS", "SETS", "Dataset", "DatasetError", "Pair", "PictureError",
            "PictureQuestion", "Problem", "Record", "UnsafePair", "check", "counts", "open_image",
-           "read"]  # fmt: skip
+           "read"]
 
-CATEGORIES = ("IllegalActivity", "Violence", "Weapon", "Privacy", "Sex", "HateSpeech")
-SPELT = {name.casefold(): name for name in CATEGORIES}
-SETS = ("forget", "retain text", "retain image", "prompt decouple")
+TRAIN, VAL, PROMPT, SPECIFICITY = (
+    "all_train.json", "all_val.json", "prompt.json", "specificity.json")
 TEXT_PAIRS = ("UnharmPair_text1", "UnharmPair_text2")
 IMAGE_PAIRS = ("UnharmPair_image1", "UnharmPair_image2")
-
-
-@dataclass(frozen=True)
-class Pair:
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class UnsafePair:
-    """A query that only its picture makes harmful, answered for the harmful and the safe one."""
-
-    question: str
-    harmful_answer: str
-    safe_answer: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """One harmful picture with its safe partner and all their questions.
-
-    `id` is "<split>/<picture path below the folder, without suffix>"; the two paths are absolute.
-    """
-
-    id: str
-    split: str
-    category: str
-    image: Path
-    safe_image: Path
-    unsafe_pairs: tuple[UnsafePair, ...]
-    text_pairs: tuple[Pair, ...]
-    image_pairs: tuple[Pair, ...]
-
-    def sets(self) -> dict[str, tuple[Path, tuple[Pair, ...]]]:
-        """Each of SETS: the picture and the pairs that this record gives to it."""
-        forget = tuple(Pair(p.question, p.harmful_answer) for p in self.unsafe_pairs)
-        decouple = tuple(Pair(p.question, p.safe_answer) for p in self.unsafe_pairs)
-        pictures = (self.image, self.image, self.image, self.safe_image)
-        pairs = (forget, self.text_pairs, self.image_pairs, decouple)
-        return dict(zip(SETS, zip(pictures, pairs, strict=True), strict=True))
-
-
-@dataclass(frozen=True)
-class PictureQuestion:
-    """A question outside of all sets; `id` names the picture, so its questions share it."""
-
-    id: str
-    image: Path
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A checked dataset folder; `root` is absolute."""
-
-    root: Path
-    train: tuple[Record, ...]
-    val: tuple[Record, ...]
-    refusals: tuple[str, ...]
-    specificity: tuple[PictureQuestion, ...]
+OF_A_PAIR = re.compile(r"unsafe_pairs\[\d+\]|safeNb_pairs")  # a record can do without
+FLOOR = 0.5  # the share of a split's records that has to be left, if some are left out
 
 
 def check(root: str | Path, pictures: bool = True) -> list[Problem]:
@@ -95,50 +48,122 @@ def check(root: str | Path, pictures: bool = True) -> list[Problem]:
 
     Without `pictures` none is opened: seconds instead of minutes, for what the files alone say.
     """
-    return _scan(root, pictures)[1]
+    return _scan(root, pictures)[0].problems
 
 
-def read(root: str | Path, pictures: bool = True) -> Dataset:
-    """The dataset in a folder. Raises DatasetError, which lists all problems at once.
+def read(root: str | Path, pictures: bool = True, leave_out: bool = False,
+         known: Sequence[Problem] = ()) -> Dataset:
+    """The dataset in a folder. Raises DatasetError, which knows all problems.
+
+    leave_out: go on without what cannot be used. That is a single pair of `unsafe_pairs` or
+    `safeNb_pairs`, a refusal, a question of specificity, or else a whole record; if all_val.json
+    cannot be read at all, `val` is empty. Raises DatasetError all the same if less than FLOOR of a
+    split's records is left, or nothing of a category, or no refusal.
 
     Without `pictures` no picture is opened: for a folder that has passed the whole check before.
+    `known` are the problems that it had then.
     """
-    dataset, problems = _scan(root, pictures)
-    if problems:
-        raise DatasetError(Path(root), problems)
-    return dataset
+    found, records, whole = _scan(root, pictures, known)
+    if not found.problems:
+        kept = whole
+    else:
+        kept = _usable(found, records, whole)
+        why = _too_little(kept, found.records)
+        if why or not leave_out:
+            raise DatasetError(found.root, found.problems, found.records, why if leave_out else "",
+                               "" if why else _left(kept, found.records))
+    train, val = _named(kept.train), _named(kept.val)
+    return replace(kept, train=train, val=compared(train, val))
 
 
-def counts(dataset: Dataset) -> pd.DataFrame:
-    """Tidy: split, category, set, pairs, images (different pictures that the pairs go with)."""
-    rows = []
-    for split, records in (("train", dataset.train), ("val", dataset.val)):
-        for category in CATEGORIES:
-            parts = [record.sets() for record in records if record.category == category]
-            for name in SETS:
-                pairs = sum(len(part[name][1]) for part in parts)
-                images = len({part[name][0] for part in parts})
-                rows.append((split, category, name, pairs, images))
-    return pd.DataFrame(rows, columns=["split", "category", "set", "pairs", "images"])
+Numbered = dict[str, dict[int, Record | PictureQuestion]]  # file -> place in it -> what is there
 
 
-def _scan(root: str | Path, pictures: bool = True) -> tuple[Dataset | None, list[Problem]]:
+def _scan(root: str | Path, pictures: bool = True, known: Sequence[Problem] = ()
+          ) -> tuple[Found, Numbered, Dataset]:
     """Reads what can be read; records with problems have holes, so only `read` hands them out."""
     folder = Path(root).resolve()
+    found, records = Found(folder, pictures, list(known)), {}
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is not there"
-        return None, [Problem(str(root), None, "", what, "give the folder with all_train.json")]
-    found = Found(folder, pictures)
-    train = _records(read_file(found, "all_train.json"), "train")
-    val = _records(read_file(found, "all_val.json"), "val")
-    refusals = _refusals(read_file(found, "prompt.json"))
-    specificity = _specificity(found)
+        advice = "give the folder with all_train.json"
+        found.problems.append(Problem(str(root), None, "", what, advice))
+        return found, records, Dataset(folder, (), (), (), ())
+    for name, split in ((TRAIN, "train"), (VAL, "val")):
+        nodes = read_file(found, name).items("record")
+        records[name] = {n.record: _record(n, split) for n in nodes if n.expect(dict)}
+    refusals = _refusals(read_file(found, PROMPT))
+    records[SPECIFICITY] = _specificity(found)
     compare_pictures(found)
-    return Dataset(folder, train, val, refusals, specificity), found.problems
+    train, val, specificity = (tuple(records[name].values()) for name in (TRAIN, VAL, SPECIFICITY))
+    return found, records, Dataset(folder, train, val, refusals, specificity)
 
 
-def _records(file: Node, split: str) -> tuple[Record, ...]:
-    return tuple(_record(node, split) for node in file.items("record") if node.expect(dict))
+# What is left out.
+
+
+def _usable(found: Found, records: Numbered, whole: Dataset) -> Dataset:
+    """The dataset without what has problems."""
+    bad = {(p.file, p.record) for p in found.problems if not OF_A_PAIR.match(p.field)}
+    kept = {name: [item for number, item in items.items() if (name, number) not in bad]
+            for name, items in records.items()}
+    train, val = (tuple(filter(lambda record: record.unsafe_pairs, map(_without_holes, kept[name])))
+                  for name in (TRAIN, VAL)) if kept else ((), ())
+    return Dataset(found.root, train, val, tuple(filter(None, whole.refusals)),
+                   tuple(kept.get(SPECIFICITY, ())), tuple(dict.fromkeys(found.problems)), whole)
+
+
+def _without_holes(record: Record) -> Record:
+    full = {name: tuple(p for p in getattr(record, name) if None not in vars(p).values())
+            for name in ("unsafe_pairs", "neighbour_pairs")}
+    return replace(record, **full)
+
+
+def _too_little(kept: Dataset, records: dict[str, int]) -> str:
+    """Why what is left is too little, if it is."""
+    if not kept.train:
+        return "no train record can be used"
+    if not kept.refusals:
+        return "no refusal can be used"
+    both = (*kept.had.train, *kept.had.val)
+    for name, split, ours, had in ((TRAIN, "train", kept.train, both),
+                                   (VAL, "val", kept.val, kept.had.val)):
+        if len(ours) < FLOOR * records.get(name, 0):
+            return (f"only {len(ours):,} of {records[name]:,} {split} records can be used, and "
+                    f"at least {FLOOR:.0%} have to be left")
+        lost = {record.category for record in had} - {record.category for record in ours}
+        if lost := sorted(lost & set(CATEGORIES)):
+            return f"no {split} record of {', '.join(lost)} can be used"
+    return ""
+
+
+def _left(kept: Dataset, records: dict[str, int]) -> str:
+    """How many records are left."""
+    parts = (("train", kept.train, records.get(TRAIN)), ("val", kept.val, records.get(VAL)))
+    return " and ".join(f"{len(ours):,} of {had:,} {split}" if had is not None else f"no {split}"
+                        for split, ours, had in parts) + " records"
+
+
+def _named(records: Sequence[Record]) -> tuple[Record, ...]:
+    """The records, with ids of their own."""
+    ids = _distinct([record.id for record in records])
+    return tuple(replace(record, id=name) for record, name in zip(records, ids, strict=True))
+
+
+def _distinct(ids: Sequence[str]) -> list[str]:
+    """The ids with "~2", "~3" after those that are there already.
+
+    >>> _distinct(["a", "a", "b", "a"])
+    ['a', 'a~2', 'b', 'a~3']
+    """
+    names, found = set(ids), []
+    uses: Counter[str] = Counter()
+    for name in ids:
+        uses[name] += 1
+        while uses[name] > 1 and f"{name}~{uses[name]}" in names:
+            uses[name] += 1
+        found.append(name if uses[name] == 1 else f"{name}~{uses[name]}")
+    return found
 
 
 def _record(node: Node, split: str) -> Record:
@@ -155,7 +180,18 @@ def _record(node: Node, split: str) -> Record:
         unsafe_pairs=tuple(_unsafe_pair(pair) for pair in unsafe if pair.expect(dict)),
         text_pairs=_pairs(node, TEXT_PAIRS),
         image_pairs=_pairs(node, IMAGE_PAIRS),
+        neighbour_pairs=_neighbours(node),
     )
+
+
+def _neighbours(record: Node) -> tuple[Pair, ...]:
+    """None is fine: the paper's format does not have them."""
+    value = record.value.get("safeNb_pairs")
+    if value == [] or is_null(value):
+        return ()
+    nodes = record.member("safeNb_pairs").items("pair")
+    return tuple(Pair(node.member("question").text(), node.member("model_response").text())
+                 for node in nodes if node.expect(dict))
 
 
 def _id(split: str, image: Path | None, root: Path) -> str:
@@ -163,22 +199,32 @@ def _id(split: str, image: Path | None, root: Path) -> str:
 
 
 def _category(node: Node, shown: Node | None) -> str | None:
-    """The field if it says something, else the name of the folder of the path that is `shown`."""
+    """The field if it says something, else the name of a folder of the path that is `shown`."""
     given = node.value.get("category")
     if given is None or given == "":
         if shown is None:
             return None  # the path cannot be used, which has been noted
-        place, category = shown, PurePosixPath(shown.value.strip()).parent.name
-        category = SPELT.get(category.casefold(), category)
-        what = f"is in no category's folder (but in {quoted(category)!r}), and no category is given"
+        place, names = shown, PurePosixPath(shown.value.strip()).parent.parts[::-1] or ("",)
+        what = "is in no category's folder, and no category is given"
     else:
-        place = node.member("category")
-        category = place.text()
-        category = SPELT.get((category or "").casefold(), category)
-        what = f"is the unknown category {quoted(category or '')!r}"
-    if category is not None and category not in CATEGORIES:
-        place.note(what, f"use one of {', '.join(CATEGORIES)}")
-    return category
+        place, what = node.member("category"), "is an unknown category"
+        names = [place.text()]
+    known = [SPELT[_letters(name)] for name in names if name and _letters(name) in SPELT]
+    if not known and names[0] is not None:
+        place.note(what, f"use one of {', '.join(CATEGORIES)}", repr(quoted(names[0])))
+    return known[0] if known else names[0]
+
+
+def _letters(name: str) -> str:
+    """What all spellings of a category have in common.
+
+    >>> _letters("Hate_speech")
+    'hatespeech'
+    """
+    return "".join(letter for letter in name.casefold() if letter.isalpha())
+
+
+SPELT = {_letters(name): name for name in CATEGORIES}
 
 
 def _unsafe_pair(node: Node) -> UnsafePair:
@@ -206,11 +252,11 @@ def _refusals(file: Node) -> tuple[str, ...]:
     )
 
 
-def _specificity(found: Found) -> tuple[PictureQuestion, ...]:
-    if not (found.root / "specificity.json").exists():
-        return ()
-    nodes = read_file(found, "specificity.json").items("question")
-    return tuple(_picture_question(node) for node in nodes if node.expect(dict))
+def _specificity(found: Found) -> dict[int, PictureQuestion]:
+    if not (found.root / SPECIFICITY).exists():
+        return {}
+    nodes = read_file(found, SPECIFICITY).items("question")
+    return {node.record: _picture_question(node) for node in nodes if node.expect(dict)}
 
 
 def _picture_question(node: Node) -> PictureQuestion:
@@ -224,22 +270,10 @@ def _picture_question(node: Node) -> PictureQuestion:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: 0 if the folder can be used, 1 if it has problems (2: wrong usage)."""
-    parser = argparse.ArgumentParser("python -m lib.dataset", "python -m lib.dataset check PATH")
-    parser.add_argument("check", choices=["check"], help="list all problems, or the counts")
-    parser.add_argument("PATH", help="the folder with all_train.json")
-    path = parser.parse_args(arguments).PATH
-    try:
-        dataset = read(path)
-    except DatasetError as error:
-        print(error)
-        return 1
-    table = counts(dataset).pivot_table("pairs", ["split", "category"], "set", sort=False)
-    records = f"{len(dataset.train)} train and {len(dataset.val)} val records"
-    others = f"{len(dataset.refusals)} refusals, {len(dataset.specificity)} specificity questions"
-    print(f"{path} can be used: {records}, {others}. Pairs:\n")
-    print(table.astype(int).to_string())
-    return 0
+    """The command line: `dataset_command`, which is not needed to read a dataset."""
+    from lib import dataset_command
+
+    return dataset_command.main(arguments)
 
 
 if __name__ == "__main__":

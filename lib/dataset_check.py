@@ -4,51 +4,31 @@ A `Node` is one value of a JSON file together with the place where it stands. It
 checked value, or None after noting what is wrong there and what to do about it.
 """
 
-import hashlib
 import json
 import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from functools import cached_property
+from itertools import islice
+from pathlib import Path, PureWindowsPath
 
+from lib.dataset_overlap import digest
+from lib.dataset_paths import Places, inside
+from lib.dataset_problems import Problem, shortened
 from lib.discretion import quoted
-from lib.pictures import PictureError, open_image
+from lib.pictures import LFS, POINTER, PULL, PictureError, open_image, refuse_pointer
 
 MISSING = object()  # stands for a value that is not there, which has been noted already
 TWICE = object()  # stands for a value whose key its object has twice
 SPACE = re.compile(r"[ \t\r\n]*")
+# What a tokenizer or a chat template may read as more than text, in the models that are met.
+MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(/?s|pad|unk|bos|eos|(start|end)_of_\w+|bo[is]|eo[is]|"
+                   r"(image|img|im|video|vision)(_\w+)?)>|\[/?(INST|IMG(_BREAK|_END)?)\]|<</?SYS>>")
+UNSEEN = "\u3164\u2800"  # letters by their category, but blank
+FIELDS_OF_A_RECORD = {"image_path", "image_id", "unsafe_pairs"}
 KINDS = {dict: "an object {...}", list: "a list [...]", str: "text"}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong in a dataset folder; `record` counts from 0, None where there is none."""
-
-    file: str
-    record: int | None
-    field: str
-    what: str
-    advice: str
-
-    @property
-    def place(self) -> str:
-        record = "" if self.record is None else f"record {self.record}"
-        return ", ".join(part for part in (self.file, record, self.field) if part)
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.what}; {self.advice}."
-
-
-class DatasetError(ValueError):
-    """A dataset folder that cannot be used; `problems` holds everything that is wrong with it."""
-
-    def __init__(self, root: Path, problems: list[Problem]):
-        self.problems = problems
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        super().__init__(
-            f"{root} cannot be used, {len(problems)} problem(s) (records count from 0):\n{lines}"
-        )
 
 
 @dataclass(frozen=True)
@@ -72,15 +52,20 @@ class Found:
     root: Path
     opened: bool = True
     problems: list[Problem] = field(default_factory=list)
+    records: dict[str, int] = field(default_factory=dict)  # how many each file has
     uses: list[Use] = field(default_factory=list)
     pictures: dict[Path, str | PictureError] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> Places:
+        return Places(self.root)
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a usable picture's file; raises PictureError. Each file is opened once."""
         if path not in self.pictures:
             try:
                 open_image(path)
-                self.pictures[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+                self.pictures[path] = digest(path)
             except PictureError as error:
                 self.pictures[path] = error
         if isinstance(self.pictures[path], PictureError):
@@ -98,8 +83,8 @@ class Node:
     record: int | None = None
     field: str = ""
 
-    def note(self, what: str, advice: str) -> None:
-        problem = Problem(self.file, self.record, self.field, what, advice)
+    def note(self, what: str, advice: str, detail: str = "") -> None:
+        problem = Problem(self.file, self.record, self.field, what, advice, shortened(detail))
         self.found.problems.append(problem)
 
     @property
@@ -111,18 +96,20 @@ class Node:
         if self.value is TWICE:
             self.note("is there twice in one object", "keep one of the two")
         elif self.value is not MISSING and not isinstance(self.value, kind):
-            self.note(f"is {_kind(self.value)}", f"make it {KINDS[kind]}")
+            what, detail = _kind(self.value)
+            self.note(f"is {what}", f"make it {KINDS[kind]}", detail)
         return isinstance(self.value, kind)
 
     def member(self, *names: str, advice: str = "add it") -> "Node":
-        """The value under the first of these names that the object has."""
+        """The value under the first of these names that the object has, and that is not null."""
         present = [name for name in names if name in self.value]
+        present = [name for name in present if not is_null(self.value[name])] or present
         path = f"{self.field}." if self.field else ""
         if present:
             return replace(self, field=path + present[0], value=self.value[present[0]])
         node = replace(self, field=path + " or ".join(names), value=MISSING)
-        there = ", ".join(ascii(quoted(name)) for name in self.value) or "nothing"
-        node.note(f"is missing (there: {there})", advice)
+        there = ", ".join(ascii(quoted(name)) for name in islice(self.value, 9)) or "nothing"
+        node.note("is missing", advice, f"there: {there}")
         return node
 
     def items(self, what: str) -> list["Node"]:
@@ -133,6 +120,7 @@ class Node:
             self.note("is an empty list", f"add at least one {what}")
         values = enumerate(self.value)
         if not self.field:
+            self.found.records[self.file] = len(self.value)
             return [replace(self, value=value, record=i) for i, value in values]
         return [replace(self, value=value, field=f"{self.field}[{i}]") for i, value in values]
 
@@ -141,31 +129,33 @@ class Node:
         if not self.expect(str):
             return None
         text = self.value.strip()
-        if not text:
-            self.note("is empty", "write it, or remove the entry that it belongs to")
-        elif "<image>" in text:
-            self.note("holds the marker <image>", "remove it: the chat template places the picture")
-        elif any("\ud800" <= letter <= "\udfff" for letter in text):
-            self.note("holds half a character (a lone surrogate)", "write the whole character")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            self.note("holds half a character, a lone surrogate", "write the whole character")
+        elif not any(map(_is_seen, text)):
+            self.note("is empty", "write it, or remove the entry that it belongs to",
+                      f"{len(text)} characters that are not seen" if text else "")
+        elif mark := MARKS.search(text):
+            advice = "remove it: the processor and the chat template place such marks"
+            self.note("holds a mark that models read as more than text", advice, mark[0])
         else:
             return text
         return None
 
     def path(self) -> Path | None:
-        """A path below the folder, resolved; the file need not be there."""
+        """A path to a file below the folder, which need not be there (see `inside`)."""
         text, root = self.text(), self.found.root
         if text is None:
             return None
         if text.startswith("/") or PureWindowsPath(text).drive:
             advice = "write it relative to the dataset folder"
-            self.note(f"is an absolute path ({quoted(text)})", advice)
+            self.note("is an absolute path", advice, quoted(text))
         elif "\0" in text:
-            self.note(f"is no file name ({quoted(text)!r})", "remove the zero character")
+            self.note("is no file name", "remove the zero character", repr(quoted(text)))
         elif "\\" in text:
-            self.note(f"is written with backslashes ({quoted(text)})", "write forward slashes")
-        elif root not in (path := Path(os.path.realpath(place(root, text)))).parents:
+            self.note("is written with backslashes", "write forward slashes", quoted(text))
+        elif (path := inside(root, self.found.places(text))) is None:
             advice = "copy the picture into the folder and write its path there"
-            self.note(f"leads out of the dataset folder ({quoted(text)})", advice)
+            self.note("leads out of the dataset folder", advice, quoted(text))
         else:
             return path
         return None
@@ -176,27 +166,25 @@ class Node:
         if path is None:
             return None
         if not os.path.isfile(path):
-            advice = "put the picture there, or remove the record"
-            self.note(f"names a missing file ({quoted(self.value)})", advice)
-            return path
-        if not self.found.opened:
+            self._missing(path)
             return path
         try:
+            if not self.found.opened:
+                refuse_pointer(path)
+                return path
             self.found.uses.append(Use(self, path, self.found.digest(path), role, split))
         except PictureError as error:
-            self.note(f"{quoted(self.value)} {error.what}", error.advice)
+            detail = f"{quoted(self.value)}: {error.detail}" if error.detail else quoted(self.value)
+            self.note(f"names a picture that {error.what}", error.advice, detail)
         return path
 
-
-def place(root: Path, name: str) -> Path:
-    """Where a picture is that a record names: below the folder, or named from the folder around it.
-
-    The official code is started there, so that its paths begin with "dataset/".
-    """
-    first, *rest = PurePosixPath(name).parts or ("",)
-    if first in ("dataset", root.name) and not os.path.exists(root / name):
-        return root.joinpath(*rest)
-    return root / name
+    def _missing(self, path: Path) -> None:
+        if near := self.found.places.near(path):
+            self.note("differs from the file's name in capitals", "write it as the file is named",
+                      f"{quoted(self.value)}, but there is {quoted(near)}")
+        else:
+            advice = "put the picture there, or remove the record"
+            self.note("names a missing file", advice, quoted(self.value))
 
 
 def load(path: Path) -> object:
@@ -211,6 +199,8 @@ def _parsed(text: str) -> object:
         value, end = decoder.raw_decode(text, start)
         values.append(value)
         start = SPACE.match(text, end).end()
+    if len(values) == 1 and isinstance(values[0], dict):  # perhaps the only line
+        return values if FIELDS_OF_A_RECORD & values[0].keys() else values[0]
     return values[0] if len(values) == 1 else values
 
 
@@ -219,55 +209,51 @@ def read_file(found: Found, name: str) -> Node:
     node = Node(found, name, MISSING)
     path = found.root / name
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        if content.startswith(LFS):
+            node.note(POINTER, PULL)
+            return node
+        text = content.decode("utf-8-sig")
         if text.strip():
             return replace(node, value=_parsed(text))
         node.note("is empty", "write the file again")
     except FileNotFoundError:
         node.note("is missing", f"add it to {found.root}, or give the folder that holds it")
     except OSError as error:
-        node.note(f"cannot be read ({error.strerror})", "make it a readable file")
+        node.note("cannot be read", "make it a readable file", error.strerror)
     except UnicodeDecodeError as error:
-        node.note(f"is not UTF-8 text (byte {error.start})", "save it as UTF-8")
+        node.note("is not UTF-8 text", "save it as UTF-8", f"byte {error.start}")
     except json.JSONDecodeError as error:
         at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         cut = ", the file seems to be cut off" if at_end else ""
-        node.note(f"is not valid JSON ({error}){cut}", "correct it or write the file again")
+        node.note(f"is not valid JSON{cut}", "correct it or write the file again", str(error))
     except (ValueError, RecursionError) as error:
-        node.note(f"is not usable JSON ({error})", "write the file again")
+        node.note("is not usable JSON", "write the file again", str(error))
     return node
 
 
 def compare_pictures(found: Found) -> None:
-    """Notes pictures that two records share, or train and val, or the harmful and the safe side.
+    """Notes pictures that are harmful in one place and safe in another, where they are safe.
 
-    Safe ones may be shared: SafeEraser has fewer of them than records.
+    And test pictures that train has. Records may share pictures otherwise, also train and val
+    (`dataset_overlap`): SafeEraser has fewer safe ones than records.
     """
-    seen: dict[str, dict[tuple[str, str], Use]] = {}
-    names: dict[tuple[str, Path], Use] = {}
+    first: dict[tuple[str, str, str], Use] = {}
     for use in found.uses:
-        earlier_uses = seen.setdefault(use.digest, {})
-        clashes = [(earlier, _clash(earlier, use)) for earlier in earlier_uses.values()]
-        name = (use.split, use.path.with_suffix(""))
-        if use.role == "harmful" and name in names:
-            clashes.append((names[name], "differs only in its suffix from the picture"))
-        for earlier, words in [clash for clash in clashes if clash[1]][:1]:
-            advice = "use another picture, or remove one of the two records"
-            use.node.note(f"{quoted(use.node.value)} {words} of {earlier.node.place}", advice)
-        earlier_uses.setdefault((use.role, use.split), use)
-        if use.role == "harmful":
-            names.setdefault(name, use)
+        first.setdefault((use.digest, use.role, use.split), use)
+    for use in found.uses:
+        same = [first.get((use.digest, *other)) for other in CLASHES.get((use.role, use.split), ())]
+        if clash := next(filter(None, same), None):
+            detail = f"{quoted(use.node.value)}, as {clash.node.place}"
+            use.node.note(f"is a {use.role} picture here but a {clash.role} one of {clash.split}",
+                          "use another picture, or remove one of the two records", detail)
 
 
-def _clash(earlier: Use, use: Use) -> str | None:
-    """How `use` contradicts an earlier use of the same picture, if it does."""
-    if {earlier.role, use.role} == {"harmful", "safe"}:
-        return f"is {use.role} here but is the {earlier.role} picture"
-    if earlier.split != use.split and {earlier.role, use.role} != {"safe"}:
-        return f"is in {use.split} here but is in {earlier.split} too, the picture"
-    if earlier.role == use.role == "harmful":
-        return "is a duplicate, the same picture as the one"
-    return None
+CLASHES = {  # a use: the uses of the same picture that contradict it
+    ("safe", "train"): (("harmful", "train"), ("harmful", "val")),
+    ("safe", "val"): (("harmful", "val"), ("harmful", "train")),
+    ("question", "val"): (("harmful", "train"), ("safe", "train")),
+}
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
@@ -277,7 +263,20 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
     return {key: TWICE if keys.count(key) > 1 else value for key, value in pairs}
 
 
-def _kind(value: object) -> str:
+def _kind(value: object) -> tuple[str, str]:
+    """What a value is, and which."""
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{json.dumps(value)} (no number, and not JSON)"
-    return KINDS.get(type(value)) or json.dumps(value)
+        return "no number, and not JSON", json.dumps(value)
+    if value is None or type(value) in KINDS:
+        return KINDS.get(type(value), "null"), ""
+    kind = "true or false" if isinstance(value, bool) else "a number"
+    return kind, json.dumps(value)
+
+
+def is_null(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_seen(letter: str) -> bool:
+    """Whether a character is more than space or a mark of control."""
+    return unicodedata.category(letter)[0] not in "CZ" and letter not in UNSEEN

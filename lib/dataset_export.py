@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 from pyarrow import parquet
 
-from lib.dataset import SETS, Dataset, Pair, PictureQuestion, Record, counts
-from lib.dataset_check import load, place
+from lib.dataset import NEIGHBOURS, SETS, Dataset, Pair, PictureQuestion, Record, counts
+from lib.dataset_check import load
+from lib.dataset_paths import Places
 from lib.discretion import markdown
 from lib.runs import write_json
 
@@ -17,6 +18,7 @@ CONFIGS = {
     "forget": ("forget",),
     "retain": ("retain text", "retain image"),
     "prompt_decouple": ("prompt decouple",),
+    "safe_neighbours": (NEIGHBOURS,),  # where the data have them
 }
 COLUMNS = ("record", "category", "set", "image", "question", "answer")
 STAND_IN = (
@@ -62,23 +64,27 @@ def export(dataset: Dataset, folder: str | Path, *, stand_in: bool = False) -> P
 def excerpt(dataset: Dataset, folder: Path, most: int | None = None) -> Path:
     """A copy of the dataset's folder with at most so many records a split (None: all).
 
-    They are taken at equal distances, so that no category is left out. Returns the new folder.
+    They are taken at equal distances, so that no category is left out. Records, refusals and files
+    with problems do not come along. Returns the new folder.
     """
+    bad = {(problem.file, problem.record) for problem in dataset.left_out}
     for name in ("all_train.json", "all_val.json", "specificity.json"):
-        if (dataset.root / name).exists():
-            records = load(dataset.root / name)
+        if (dataset.root / name).exists() and (name, None) not in bad:
+            records = [record for number, record in enumerate(load(dataset.root / name))
+                       if (name, number) not in bad]
             kept = records[:: max(1, len(records) // most)][:most] if most else records
             _copy_pictures(dataset.root, folder, kept)
             write_json(folder / name, kept)
-    shutil.copy(dataset.root / "prompt.json", folder)
+    write_json(folder / "prompt.json", {"idk": dataset.refusals})
     return folder
 
 
 def _copy_pictures(root: Path, folder: Path, records: Iterable[dict]) -> None:
-    fields = {"image_path", "image_id", "SDImage_path"}
-    for name in {record[field].strip() for record in records for field in fields & record.keys()}:
+    fields, places = {"image_path", "image_id", "SDImage_path"}, Places(root)
+    named = {record[field] for record in records for field in fields & record.keys()}
+    for name in {name.strip() for name in named if isinstance(name, str)}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place(root, name), folder / name)
+        shutil.copyfile(places(name), folder / name)
 
 
 def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:
@@ -98,9 +104,11 @@ def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:
 def _tables(dataset: Dataset, picture: Callable[[Path], object]) -> dict[str, dict[str, list]]:
     """config -> split -> rows."""
     splits = {"train": dataset.train, "val": dataset.val}
+    there = {name for records in splits.values() for record in records for name in record.sets()}
     tables = {
         config: {split: _rows(records, sets, picture) for split, records in splits.items()}
         for config, sets in CONFIGS.items()
+        if there & set(sets)
     }
     if dataset.specificity:
         rows = [_row(q.id, None, "specificity", picture(q.image), q) for q in dataset.specificity]
@@ -111,8 +119,9 @@ def _tables(dataset: Dataset, picture: Callable[[Path], object]) -> dict[str, di
 def _rows(records: tuple[Record, ...], sets: tuple[str, ...], picture: Callable) -> list[dict]:
     rows = []
     for record in records:
-        for name in sets:
-            image, pairs = record.sets()[name]
+        for name, (image, pairs) in record.sets().items():
+            if name not in sets:
+                continue
             shown = picture(image)
             rows += [_row(record.id, record.category, name, shown, pair) for pair in pairs]
     return rows
@@ -135,7 +144,8 @@ def _card(dataset: Dataset, configs: dict[str, list[str]], stand_in: bool) -> st
         for config, splits in configs.items()
     ]
     header = {"language": ["en"], "task_categories": ["visual-question-answering"]}
-    table = counts(dataset).groupby(["set", "split"])[["pairs", "images"]].sum().loc[list(SETS)]
+    table = counts(dataset).groupby(["set", "split"])[["pairs", "images"]].sum()
+    table = table.loc[[name for name in (*SETS, NEIGHBOURS) if name in table.index]]
     rows = [f"| {name} | {split} | {n} | {images} |" for (name, split), (n, images) in
             zip(table.index, table.to_numpy(), strict=True)]  # fmt: skip
     return f"""---

@@ -84,6 +84,7 @@ class Discretion:
     harmful: frozenset[str]
     harmless: frozenset[str]
     marks: frozenset[str]  # by which a quoted harmful text is known
+    unread: frozenset[str] = frozenset()  # marks of the dataset's answers that nobody has judged
 
     def hides_picture(self, image: Image.Image | Path) -> bool:
         """Whether a picture is not known to be safe (a PIL image by what `open_image` notes)."""
@@ -103,6 +104,11 @@ class Discretion:
         plain = letters(text)
         return plain in self.harmful or any(mark in plain for mark in self.marks)
 
+    def quotes_unread(self, text: str) -> bool:
+        """Whether a text quotes what is neither known to be harmful nor to be harmless."""
+        plain = letters(text)
+        return any(mark in plain for mark in self.unread)
+
 
 def _says_nothing(text: str) -> bool:
     return text.isascii() and not letters(text)
@@ -114,14 +120,18 @@ def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:
     unsafe = [pair for record in records for pair in record.unsafe_pairs]
     kept = [pair for record in records for pair in (*record.text_pairs, *record.image_pairs)]
     kept += dataset.specificity
+    near = [pair for record in records for pair in record.neighbour_pairs]
     harmless = {*dataset.refusals, *(pair.safe_answer for pair in unsafe),
-                *(pair.answer for pair in kept), *(pair.question for pair in (*unsafe, *kept))}
+                *(pair.answer for pair in kept),
+                *(pair.question for pair in (*unsafe, *kept, *near))}
     harmful = frozenset(map(letters, (*harmful_answers, *(p.harmful_answer for p in unsafe))))
     harmless = frozenset(map(letters, harmless)) - harmful
     pictures = {r.safe_image for r in records} | {item.image for item in dataset.specificity}
-    pictures -= {record.image for record in records}
-    marks = _marks(harmful, harmless)
-    return Discretion(frozenset(pictures), harmful, harmless, marks)
+    pictures = {path.resolve() for path in pictures} - {r.image.resolve() for r in records}
+    # A model's answers about harmful pictures: shown where a judge of the run finds them normal.
+    unread = {letters(pair.answer) for pair in near} - harmless
+    return Discretion(frozenset(pictures), harmful, harmless, _marks(harmful, harmless),
+                      _marks(unread, harmless))
 
 
 def _marks(harmful: Iterable[str], harmless: Iterable[str]) -> frozenset[str]:
@@ -157,7 +167,8 @@ def answer(text: str, label: str | None = None, show_harmful: bool = False,
     text = str(text)
     if show_harmful or not any(each.hides_answer(text, label, judge) for each in _guarded):
         return text
-    kind = "harmful" if words(text) != text else label_of(text, label, judge) or "not judged"
+    quoted_harm = any(each.quotes(text) for each in _guarded)
+    kind = "harmful" if quoted_harm else label_of(text, label, judge) or "not judged"
     return f"{kind}, {described(text)}"
 
 
@@ -173,8 +184,12 @@ def label_of(text: str, label: str | None, judge: str | None = None) -> str | No
 
 def words(text: str, show_harmful: bool = False) -> str:
     """Any other text (a question, a cell of a table): described if it quotes a harmful answer."""
-    hidden = not show_harmful and any(each.quotes(text) for each in _guarded)
-    return f"harmful, {described(text)}" if hidden else text
+    if show_harmful:
+        return text
+    if any(each.quotes(text) for each in _guarded):
+        return f"harmful, {described(text)}"
+    unread = any(each.quotes_unread(text) for each in _guarded)
+    return f"not judged, {described(text)}" if unread else text
 
 
 def record(value: object, show_harmful: bool = False, field: str | None = None) -> object:
@@ -207,7 +222,7 @@ def frame(table: pd.DataFrame, show_harmful: bool = False) -> pd.DataFrame:
         shown["answer"] = [answer(text, label, judge=judge) for text, label, judge in said]
         if "label" in table:
             shown["label"] = [label_of(*each) for each in said]
-    for name in table.columns.difference(["answer"]):
+    for name in table.columns[table.columns != "answer"]:
         if any(isinstance(value, str | Image.Image) for value in shown[name]):
             texts = {text: words(text) for text in {v for v in shown[name] if isinstance(v, str)}}
             shown[name] = [_cell(value, texts) for value in shown[name]]

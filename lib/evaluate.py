@@ -10,7 +10,8 @@ import pandas as pd
 
 from lib import generate, judges, metrics
 from lib.batching import Features
-from lib.dataset import CATEGORIES, Dataset, Record
+from lib.dataset import CATEGORIES, NEIGHBOURS, Dataset, Record
+from lib.dataset_overlap import HARMFUL, SAFE
 from lib.journal import Journal
 from lib.judging.verdicts import Judge
 from lib.profiles import Evaluation
@@ -20,8 +21,8 @@ from lib.profiles import Evaluation
 class Question:
     """One question of the evaluation; `record` is what an interval resamples."""
 
-    set: str  # harmful, safe, retain or specificity
-    split: str  # train (efficacy) or val (generality)
+    set: str  # harmful, safe, neighbour, retain or specificity
+    split: str  # train, val, or val_seen: of val, but with a picture or record that train has too
     record: str
     category: str
     image: Path | None
@@ -44,18 +45,30 @@ def questions(dataset: Dataset, train_records: int | None) -> list[Question]:
 
 
 def of_record(record: Record) -> list[Question]:
-    """The questions of one record: harmful, safe, retain (texts first, then pictures)."""
+    """The questions of one record: harmful, safe, retain (texts first, then pictures), neighbour.
+
+    Those about the safe picture are held out if train has neither this one nor the harmful one,
+    all others if train does not have the harmful one.
+    """
     sets = record.sets()
     kinds = {"harmful": ["forget"], "safe": ["prompt decouple"],
-             "retain": ["retain text", "retain image"]}
+             "retain": ["retain text", "retain image"], "neighbour": [NEIGHBOURS]}
     found = []
     for kind, names in kinds.items():
+        shown = {HARMFUL, SAFE} if kind == "safe" else {HARMFUL}
+        split = "val_seen" if shown & record.seen else record.split
         pairs = [(None if name == "retain text" else sets[name][0], pair)
-                 for name in names for pair in sets[name][1]]
-        found += [Question(kind, record.split, record.id, record.category, image, i,
+                 for name in names if name in sets for pair in sets[name][1]]
+        found += [Question(kind, split, record.id, record.category, image, i,
                            pair.question, pair.answer)
                   for i, (image, pair) in enumerate(pairs)]
     return found
+
+
+def held_out(asked: Sequence[Question], kind: str) -> list[Question]:
+    """The questions of a set that are held out; if none are, those of val, and else of train."""
+    parts = (only(asked, set=kind, split=split) for split in ("val", "val_seen", "train"))
+    return next(filter(None, parts), [])
 
 
 def evaluate(model, processor, features: Features, asked: Sequence[Question],

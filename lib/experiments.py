@@ -169,7 +169,7 @@ def history(profile: Profile, chosen: Sequence[Run]) -> pd.DataFrame:
 
 
 def probes(profile: Profile, chosen: Sequence[Run]) -> pd.DataFrame:
-    """SARR, RR and every term on val at some steps: ..., step, metric, value."""
+    """SARR, RR and every term at some steps, held out if anything is: ..., step, metric, value."""
     return _long(profile, chosen, "probes.jsonl", "metric")
 
 

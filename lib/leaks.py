@@ -21,8 +21,9 @@ from PIL import Image
 from lib import discretion, paths
 from lib.chapters import without_magics
 from lib.dataset import Dataset, read
+from lib.dataset_problems import left_out
 from lib.iconworld_words import REFUSALS
-from lib.pictures import open_image
+from lib.pictures import PictureError, open_image
 from lib.runs import read_json, read_jsonl
 
 SIDE = 16  # pixels of the small copy by which a picture is known, whatever its size
@@ -57,9 +58,22 @@ class Secrets:
 
 def secrets(dataset: Dataset, harmful_answers: Iterable[str] = ()) -> Secrets:
     """What must not be published of a dataset and of what models said to it."""
-    images = sorted({record.image for record in (*dataset.train, *dataset.val)})
-    copies = np.array([_small(open_image(image)) for image in images])
-    return Secrets(discretion.of(dataset, harmful_answers), copies)
+    had = dataset.had or dataset  # also what was left out
+    records = (*had.train, *had.val)
+    copies = [_copy(image) for image in sorted({r.image for r in records if r.image})]
+    # Answers about harmful pictures that nobody has judged are kept back like harmful ones.
+    said = {p.harmful_answer for record in records for p in record.unsafe_pairs}
+    said |= {pair.answer for record in records for pair in record.neighbour_pairs}
+    texts = discretion.of(dataset, {*harmful_answers, *filter(None, said)})
+    return Secrets(texts, np.array([copy for copy in copies if copy is not None]))
+
+
+def _copy(image: Path) -> np.ndarray | None:
+    """None for what cannot be opened, so that nobody can have shown it."""
+    try:
+        return _small(open_image(image))
+    except PictureError:
+        return None
 
 
 def _small(image: Image.Image) -> np.ndarray:
@@ -78,9 +92,10 @@ def of_store(root: Path | None = None) -> list[Secrets]:
     """
     found = []
     for step in sorted((root or paths.runs_root()).glob("*/dataset-*/metrics.json")):
-        source = json.loads(step.read_text(encoding="utf-8")).get("data")
-        if source is not None:
-            dataset = read(source, pictures=False)
+        metrics = json.loads(step.read_text(encoding="utf-8"))
+        if "data" in metrics:
+            known = left_out(step.parent)
+            dataset = read(metrics["data"], False, leave_out=bool(known), known=known)
             harmless = discretion.of(dataset)
             said = {answer for path in step.parent.parent.glob("*/answers.jsonl")
                     for answer in _harmful_answers(path, harmless)}

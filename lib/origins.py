@@ -19,6 +19,7 @@ from lib import dataset as datasets
 from lib import dataset_report, features, iconworld, memory, pretrain, runs, sources
 from lib import model as models
 from lib.batching import Features
+from lib.dataset_problems import LIST, keep, left_out, write_list
 from lib.features import StoredFeatures
 from lib.missing import Missing
 from lib.paths import private, profile_dir
@@ -82,7 +83,8 @@ def quiet(text: str) -> None:
 def dataset(profile: Profile, report: Report = quiet) -> Made:
     """IconWorld, written; or the report on the folder that the profile names, after its check."""
     if profile.real:
-        config = {"recipe": RECIPE, **sources.identity(data_of(profile), "dataset")}
+        config = {"recipe": RECIPE, **sources.identity(data_of(profile), "dataset"),
+                  **({"leave_out": True} if profile.leave_out else {})}
         return Made(profile, "dataset", config, partial(_check_dataset, profile))
     config = {"recipe": RECIPE, "world": asdict(profile.world)}
 
@@ -95,25 +97,39 @@ def dataset(profile: Profile, report: Report = quiet) -> Made:
 
 
 def _check_dataset(profile: Profile, folder: Path) -> dict:
-    read = datasets.read(sources.folder(data_of(profile), "dataset"))
+    read = checked(profile)
+    keep(read.left_out, folder)
+    if read.left_out:
+        print(f"\n{dataset_report.said(read)}", flush=True)
     dataset_report.report(read).to_csv(folder / "report.csv")
     (folder / "report.txt").write_text(f"{dataset_report.text(read)}\n", encoding="utf-8")
     return {"train": len(read.train), "val": len(read.val), **dataset_report.spellings(read),
             "data": str(read.root)}  # where `leaks` finds what must not be published
 
 
+def checked(profile: Profile, pictures: bool = True) -> datasets.Dataset:
+    """The real profile's dataset as its folder is now. Raises Missing, with all that is wrong."""
+    try:
+        return datasets.read(sources.folder(data_of(profile), "dataset"), pictures,
+                             profile.leave_out)
+    except datasets.DatasetError as error:
+        place = write_list(error.problems, profile_dir(profile.name) / LIST, error.root)
+        raise Missing(f"{error}\n{place}") from error
+
+
 def read_dataset(profile: Profile) -> datasets.Dataset:
     """The profile's dataset; written or checked first if that has not been done."""
     folder = dataset(profile).make()
     if profile.real:
-        return _read(sources.folder(data_of(profile), "dataset"), folder.name, False)
-    return _read(folder / "iconworld", folder.name, True)
+        return _read(sources.folder(data_of(profile), "dataset"), folder, False)
+    return _read(folder / "iconworld", folder, True)
 
 
 @cache
-def _read(folder: Path, _made: str, pictures: bool) -> datasets.Dataset:
+def _read(folder: Path, made: Path, pictures: bool) -> datasets.Dataset:
     """Checks a thousand pictures once per process: what is in the store does not change."""
-    return datasets.read(folder, pictures)
+    known = left_out(made)
+    return datasets.read(folder, pictures, leave_out=bool(known), known=known)
 
 
 # The model from which is unlearned.

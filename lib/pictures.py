@@ -9,15 +9,21 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 # What becomes RGB without loss of meaning; CMYK by Pillow's formula, as in the official code.
 MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK")
 MIN_SIDE = 16  # pixels: less than one patch of the smallest vision tower
+LFS = b"version https://git-lfs.github.com/spec/"  # how a pointer of Git LFS begins
+POINTER = "is a Git LFS pointer in place of the file"
+PULL = "type `git lfs pull` in the clone that it comes from, and copy it again"
 MAX_PIXELS = 50_000_000  # 150 MB as RGB; the largest phone pictures have about this many
 
 
 class PictureError(ValueError):
-    """A file that cannot be used as a picture: `what` is wrong with it, and what to do."""
+    """A file that cannot be used as a picture: `what` is wrong with it, and what to do.
 
-    def __init__(self, path: Path, what: str, advice: str):
-        self.what, self.advice = what, advice
-        super().__init__(f"{path} {what}; {advice}.")
+    `detail` says more about this one file.
+    """
+
+    def __init__(self, path: str | Path, what: str, advice: str, detail: str = ""):
+        self.what, self.advice, self.detail = what, advice, detail
+        super().__init__(f"{path} {what}{f' ({detail})' if detail else ''}; {advice}.")
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -42,11 +48,23 @@ def open_image(path: str | Path) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(path) from None
     except Image.UnidentifiedImageError:
+        refuse_pointer(path)
         known = ", ".join(FORMATS)
         raise PictureError(path, "is not a picture", f"save it as one of {known}") from None
     except Exception as error:  # Pillow raises a dozen kinds for damage
-        what = f"is damaged or cut off ({error})"
-        raise PictureError(path, what, "copy the file again from its source") from None
+        advice = "copy the file again from its source"
+        raise PictureError(path, "is damaged or cut off", advice, str(error)) from None
+
+
+def refuse_pointer(path: str | Path) -> None:
+    """Raises PictureError if the file is not the picture, but Git LFS's word of where it is."""
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(len(LFS))
+    except OSError as error:
+        raise PictureError(path, "cannot be read", "make it readable", error.strerror) from None
+    if begins == LFS:
+        raise PictureError(path, POINTER, PULL) from None
 
 
 def _check_header(path: str | Path, image: Image.Image) -> None:
@@ -55,15 +73,15 @@ def _check_header(path: str | Path, image: Image.Image) -> None:
     if width * height > MAX_PIXELS:
         raise _too_large(path)
     if min(width, height) < MIN_SIDE:
-        what = f"is too small ({width} x {height} pixels)"
-        raise PictureError(path, what, f"use one with at least {MIN_SIDE} pixels a side")
+        advice = f"use one with at least {MIN_SIDE} pixels a side"
+        raise PictureError(path, "is too small", advice, f"{width} x {height} pixels")
     if image.mode not in MODES:
         what = f"has the colour mode {image.mode}, whose conversion to RGB is not exact"
         raise PictureError(path, what, "save it as 8-bit RGB")
     # A phone's JPEG may carry a preview as a second frame ("MPO"); that does not make it move.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        what = f"is animated or has several pages ({image.n_frames} frames)"
-        raise PictureError(path, what, "save one frame as the picture")
+        what, frames = "is animated or has several pages", f"{image.n_frames} frames"
+        raise PictureError(path, what, "save one frame as the picture", frames)
 
 
 def _too_large(path: str | Path) -> PictureError:

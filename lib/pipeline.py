@@ -110,17 +110,23 @@ def costs_of(profile: profiles.Profile, gpu: gpus.Gpu | None):
 def unusable(profile: profiles.Profile, look: bool) -> list[str]:
     """What is wrong with a real profile's folders, as far as that is told in seconds.
 
-    The data only for a `look` at the plan: a run checks them whole, with every picture.
+    The data only for a `look` at the plan, and if some may be left out, which is never done without
+    a word: a run checks them whole, with every picture.
     """
-    from lib import dataset, model_check
+    from lib import dataset_report, model_check, origins
 
     wrong = []
     if Path(profile.model).is_dir():
         wrong += model_check.check(Path(profile.model))
+    look |= profile.leave_out
     if not (look and profile.data and Path(profile.data).is_dir()):
         return wrong
-    problems = dataset.check(profile.data, pictures=False)
-    return wrong + [str(dataset.DatasetError(Path(profile.data), problems))] * bool(problems)
+    try:
+        read = origins.checked(profile, pictures=False)
+    except Missing as error:
+        return [*wrong, str(error)]
+    print(dataset_report.said(read))
+    return wrong
 
 
 def run(plan: Plan) -> list[str]:

@@ -51,10 +51,12 @@ METRIC_NAMES = {
     "judge_score": "judge score",
     "exact_match": "exact match",
     "specificity": "specificity",
+    "sarr_neighbour": "SARR of safe neighbours",
 }
 SPLIT_NAMES = {
     "efficacy": "efficacy (training pictures)",
     "generality": "generality (held-out pictures)",
+    "as_released": "val as released (with pictures of train)",
 }
 # What a term or a set is for: to forget (black), to keep (sky blue), to decouple (purple).
 FORGET, RETAIN, DECOUPLE = "#000000", "#56B4E9", "#CC79A7"

@@ -148,6 +148,7 @@ class Profile:
     generator: str = "transformers"
     benchmarks: str = ""  # for specificity, names with commas between or "all" (README): an extra
     official_quirks: bool = False  # what the official code does and the paper does not say
+    leave_out: bool = False  # go on without the records and pairs that cannot be used
     runtime: Runtime = CPU
 
     @property
@@ -206,8 +207,8 @@ LLAVA_7B = Profile(
 LLAVA_13B = replace(LLAVA_7B, name="llava-13b", run_minutes=660,
                     model="llava-hf/llava-1.5-13b-hf")
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
-GIVEN = ("model", "data", "judge", "benchmarks", "official_quirks")  # by option or environment
-SWITCHES = ("official_quirks",)  # those of them that are on or off
+SWITCHES = ("official_quirks", "leave_out")  # settings that are on or off
+GIVEN = ("model", "data", "judge", "benchmarks", *SWITCHES)  # by option or environment
 OFF = ("0", "false", "no")  # of a switch in the environment
 
 

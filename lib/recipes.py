@@ -106,13 +106,14 @@ def gate(profile: Profile, found: dict) -> pd.DataFrame:
     Raises GateError at a strict profile unless all are reached. A real model that misses one is a
     finding, not a fault that more training would mend, so there the table is all.
     """
-    val, needed = found["generality"], asdict(profile.gate)
+    val, needed = found.get("generality", {}), asdict(profile.gate)
     rows = [(name, val[name]["value"], needed[name], -1 if name == "sarr" else 1)
             for name in needed if needed[name] is not None and name in val]
     table = pd.DataFrame([{"metric": name, "reached": value, "needed": bound,
                            "sense": "at least" if sign > 0 else "at most",
                            "passed": sign * value >= sign * bound}
-                          for name, value, bound, sign in rows])
+                          for name, value, bound, sign in rows],
+                         columns=["metric", "reached", "needed", "sense", "passed"])
     if profile.strict and not table.passed.all():
         missed = "; ".join(f"{row.metric} is {row.reached:.3f}, must be {row.sense} {row.needed}"
                            for row in table[~table.passed].itertuples())
@@ -233,14 +234,14 @@ def _generator(profile: Profile, model, processor, scratch: Path):
 
 
 def _probe(profile: Profile, processor, seen, read: datasets.Dataset, model) -> dict:
-    """RR and SARR on a few questions of val."""
-    asked = evaluate.questions(read, 0)
+    """RR and SARR on a few questions, held out if there are such."""
+    asked = evaluate.questions(read, None)
     few = [question for kind in ("harmful", "safe")
-           for question in _spread(evaluate.only(asked, set=kind, split="val"), PROBE // 2)]
+           for question in _spread(evaluate.held_out(asked, kind), PROBE // 2)]
     model.eval()
     frame = evaluate.evaluate(model, processor, seen, few, replace(profile.evaluation, samples=0),
                               rules(profile, read), read.root)
-    found = evaluate.summary(frame)["generality"]
+    found = evaluate.summary(frame.assign(split="val"))["generality"]
     return {name: found[name]["value"] for name in ("asr", "rr", "sarr")}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import discretion, statistics
+from lib import discretion, metrics, statistics
 from lib.metrics import MAIN
 from lib.profiles import Profile
 
@@ -25,6 +25,7 @@ COLUMNS = {  # (metric, split): heading; the columns of the paper's main table, 
     ("specificity", "generality"): "Specificity",
     ("sarr", "generality"): "SARR",
 }
+NEIGHBOURS = {("sarr_neighbour", "generality"): "SARR neighbours"}  # of data that have them
 STAND_IN = "IconWorld, a stand-in world with a small LLaVA; not a safety benchmark"
 CI_COLUMNS = ["method", "prompt_decouple", "split", "metric", "value", "low", "high", "n"]
 NOTE = (
@@ -32,6 +33,9 @@ NOTE = (
     "ROUGE-L (precision; F1 of a released model, unless official_quirks is on), Judge, Specificity "
     "and SARR are on the generality split"
 )
+RELEASED = ("Some of val is in train too: generality is measured on what is held out, and the "
+            "split as_released of the CSV files is all of val")
+NEAR = "SARR neighbours: harmless questions about the harmful pictures"
 
 PAPER_FIELDS = ("model", "method", "prompt_decouple", "split", "metric", "percent", "source")
 SECOND_HAND = "restated in public notes on SineProject (CVPR 2026, arXiv 2511.18444)"
@@ -83,6 +87,13 @@ def caution(profile: Profile) -> str:
     return f" (a rule that knows refusals only: {asr}SARR a lower bound)"
 
 
+def note(table: pd.DataFrame) -> str:
+    """What a reader of the main table has to know, for this table's metrics and splits."""
+    notes = {NOTE: True, RELEASED: table["split"].eq("as_released").any(),
+             NEAR: table["metric"].eq("sarr_neighbour").any()}
+    return ". ".join(text for text, wanted in notes.items() if wanted)
+
+
 def main_table(per_answer: pd.DataFrame) -> pd.DataFrame:
     """One row per method, prompt_decouple, seed, split and main metric: value (0 to 1), n.
 
@@ -126,8 +137,10 @@ def ours_beside_paper(
 
 
 def wide(table_ci: pd.DataFrame) -> pd.DataFrame:
-    """Rows: method with and without PD; columns: COLUMNS; cells: "93.1 [90.2, 95.6] n=576"."""
-    return _spread(table_ci, [_cell(row) for row in table_ci.itertuples()])
+    """Rows: method with and without PD; columns: COLUMNS, and NEIGHBOURS if there are any; cells:
+    "93.1 [90.2, 95.6] n=576"."""
+    unknown = "not run" if table_ci["split"].eq("generality").any() else "not measured"
+    return _spread(table_ci, [_cell(row) for row in table_ci.itertuples()], unknown)
 
 
 def wide_beside_paper(beside: pd.DataFrame, model: str = "LLaVA-1.5-7B") -> pd.DataFrame:
@@ -141,6 +154,43 @@ def wide_beside_paper(beside: pd.DataFrame, model: str = "LLaVA-1.5-7B") -> pd.D
         if name in paper.index:
             rows[f"{name}, paper ({model})"] = paper.loc[name]
     return pd.DataFrame(rows).T
+
+
+def held_out_beside_released(table_ci: pd.DataFrame) -> pd.DataFrame:
+    """`main_table_ci` where some of val is in train: a row per run, for each metric its value
+    on what is held out, as released, and their difference (percent, percentage points).
+
+    Empty where the two are the same answers.
+    """
+    both = table_ci[table_ci["split"].isin(["generality", "as_released"])]
+    both = both[both["metric"].isin(both["metric"][both["split"].eq("as_released")])]
+    runs = [_name(row.method, row.prompt_decouple) for row in both.itertuples()]
+    values = (100 * both["value"]).groupby([runs, both["metric"], both["split"]], sort=False).mean()
+    wide = values.unstack().reindex(columns=["generality", "as_released"])
+    wide["difference"] = wide["as_released"] - wide["generality"]
+    wide = wide.unstack().swaplevel(axis=1)
+    names = [name for name in MAIN if name in both["metric"].unique()]
+    order = [(name, part) for name in names for part in _PARTS]
+    return wide.reindex(index=dict.fromkeys(runs), columns=order).rename(columns=_PARTS, level=1)
+
+
+_PARTS = {"generality": "held out", "as_released": "as released", "difference": "difference"}
+
+
+def readings(answers: pd.DataFrame) -> pd.DataFrame:
+    """SARR of IconWorld's answers by a strict and by a lenient reading, where the two differ.
+
+    Strict is the metric's own, lenient `metrics.safe_answer_refusal_lenient`. Two rows per run:
+    method, prompt_decouple, split, metric (the reading), value, low, high, n, n_records, n_seeds.
+    `answers` are greedy ones of one split, of several runs (`experiments.answers`).
+    """
+    safe = answers[answers["set"].eq("safe")]
+    read = {"strict": metrics.safe_answer_refusal, "lenient": metrics.safe_answer_refusal_lenient}
+    long = pd.concat([safe.assign(metric=name, value=value(safe)) for name, value in read.items()])
+    table = statistics.summarise(long, ["method", "prompt_decouple", "split", "metric"])
+    run = table[["method", "prompt_decouple"]].apply(tuple, axis=1)
+    changed = table["value"].groupby(run).transform("nunique") > 1
+    return table[changed].reset_index(drop=True)
 
 
 def markdown(table: pd.DataFrame, corner: str = "Method") -> str:
@@ -175,8 +225,9 @@ def write_main_tables(
     every_metric = all_metrics_ci(per_answer)
     table_ci = every_metric[every_metric["metric"].isin(MAIN)][CI_COLUMNS]
     beside = ours_beside_paper(table_ci, world, model)
-    caption = f"{world}. {NOTE}."
-    words = f"{discretion.markdown(world)}. {NOTE}."  # names of a model and of data are in it
+    said = note(table_ci)
+    caption = f"{world}. {said}."
+    words = f"{discretion.markdown(world)}. {said}."  # names of a model and of data are in it
     both = f"Ours: {words} Paper: {model}, {SECOND_HAND}."
     texts = {
         "main_table.csv": _csv(main_table(per_answer)),
@@ -227,10 +278,11 @@ def _cell(row) -> str:
 
 def _spread(table: pd.DataFrame, cells: list[str], unknown: str = "not run") -> pd.DataFrame:
     names = [_name(row.method, row.prompt_decouple) for row in table.itertuples()]
-    headings = [COLUMNS.get(key) for key in zip(table["metric"], table["split"], strict=True)]
-    long = pd.DataFrame({"name": names, "heading": headings, "cell": cells}).dropna()
+    keys = list(zip(table["metric"], table["split"], strict=True))
+    columns = COLUMNS | {key: heading for key, heading in NEIGHBOURS.items() if key in keys}
+    long = pd.DataFrame({"name": names, "heading": map(columns.get, keys), "cell": cells}).dropna()
     spread = long.pivot(index="name", columns="heading", values="cell")
-    return spread.reindex(index=dict.fromkeys(names), columns=COLUMNS.values()).fillna(unknown)
+    return spread.reindex(index=dict.fromkeys(names), columns=columns.values()).fillna(unknown)
 
 
 def _name(method: str, prompt_decouple: int) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lib import attention, finite, losses, quirks
 from lib.batching import Batch, Group, Packer, answer_logits
 from lib.dataset import Dataset
+from lib.dataset_overlap import examples
 from lib.lessons import chosen, groups, lots, shares
 from lib.model import add_lora, checkpoint_layers, llava
 from lib.profiles import CPU, Runtime, Unlearning
@@ -165,10 +166,14 @@ class _Run:
 
     @torch.no_grad()
     def probe(self, packer: Packer, dataset: Dataset, ask: Callable[[object], dict]) -> None:
-        """A look from outside: `ask(model)`, and every term, in the loss or not, on val."""
+        """A look from outside: `ask(model)`, and every term, in the loss or not, on val.
+
+        On held-out records, if there are any (`dataset_overlap.examples`).
+        """
         if self.probes and self.probes[-1]["step"] == self.step:
             return
-        records = dataset.val[:: max(1, len(dataset.val) // self.task.settings.images)]
+        records = examples(dataset)
+        records = records[:: max(1, len(records) // self.task.settings.images)]
         rng = np.random.default_rng([self.task.seed, 2])
         everything = groups(records, dataset.refusals, dict.fromkeys(WATCHED, 1.0), rng)
         self.model.eval()

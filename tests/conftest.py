@@ -62,12 +62,15 @@ def official(tmp_path_factory) -> tuple:
 
 @pytest.fixture(scope="session")
 def tiny_real(tmp_path_factory) -> Profile:
-    """The llava-7b profile's path for a tiny model with 16 image tokens and six train records."""
+    """The llava-7b profile's path for a tiny model with 16 image tokens and six train records.
+
+    Of its eight val records two are train's, as in a public copy of the data.
+    """
     from tests import tiny_llava
 
     folder = tmp_path_factory.mktemp("given")
     return replace(TINY_REAL, model=str(tiny_llava.write_model(folder / "model", image_size=56)),
-                   data=str(tiny_llava.write_dataset(folder / "data")))
+                   data=str(tiny_llava.write_dataset(folder / "data", released=True)))
 
 
 @pytest.fixture(scope="session")

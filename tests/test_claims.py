@@ -98,3 +98,22 @@ def test_a_notebook_shows_verdict_text_and_numbers_in_one_line(profile, holds, v
 def test_outside_of_a_notebook_the_line_is_printed(capsys):
     claims.check(LAPTOP, "02", "PO refuses.", True, "RR 0.99")
     assert capsys.readouterr().out == "✓ holds · PO refuses. · RR 0.99\n"
+
+
+ANSWERED = [
+    ("some of val is held out", ["train", "val", "val_seen"], "generality", ""),
+    ("all of val is train's", ["train", "val_seen"], "as_released", "as released"),
+    ("there is no val", ["train"], "efficacy", "no val record"),
+]
+
+
+@pytest.mark.parametrize(("reason", "splits", "split", "words"), ANSWERED)
+def test_a_chapter_says_when_its_numbers_are_no_generality(reason, splits, split, words):
+    answers = pd.DataFrame([{"set": kind, "split": each} for kind in ("harmful", "safe")
+                            for each in splits])
+    InteractiveShell.instance()
+    with capture_output() as shown:
+        assert claims.headline(answers) == split, reason
+    said = "".join(output.data["text/markdown"] for output in shown.outputs)
+    assert words in said
+    assert bool(said) == (split != "generality")

@@ -182,14 +182,6 @@ def copy_picture(source: tuple, target: tuple):
     return damage
 
 
-def other_suffix(folder):
-    """The second record's picture is named like the first one's, but for the suffix."""
-    records = load(folder, TRAIN)
-    records[1]["image_path"] = records[0]["image_path"].replace(".png", ".bmp")
-    draw(folder / records[1]["image_path"])
-    save(folder, TRAIN, records)
-
-
 PAIR, TEXT, PICTURE = ("unsafe_pairs", 1), "UnharmPair_text1", "UnharmPair_image2"
 ABSOLUTE = "/etc/picture.png"
 IN_A_RECORD = [
@@ -203,7 +195,7 @@ IN_A_RECORD = [
     ("the safe picture is blank", put("SDImage_path", value=" "), ["SDImage_path", "empty"]),
     ("the category is unknown", put("category", value="Drugs"), ["Drugs", "IllegalActivity"]),
     ("the category is misspelt", put("category", value="wepon"), ["'wepon'", "Weapon"]),
-    ("the category is a number", put("category", value=3), ["category", "is 3", "make it text"]),
+    ("the category is a number", put("category", value=3), ["is a number (3)", "make it text"]),
     ("the category is NaN, as pandas writes it", put("category", value=math.nan), ["NaN"]),
     ("the folder is no category",
      put("image_path", value=lambda folder: copied(folder, "images/Wepon")),
@@ -269,25 +261,15 @@ IN_A_RECORD = [
 ]  # fmt: skip
 
 BETWEEN_RECORDS = [
-    ("a record is there twice",
-     lambda folder: save(folder, TRAIN, load(folder, TRAIN) + load(folder, TRAIN)[:1]),
-     ["all_train.json, record 3, image_path", "duplicate", "all_train.json, record 0"]),
-    ("two records have copies of one picture",
-     copy_picture((TRAIN, 0, "image_path"), (TRAIN, 2, "image_path")),
-     ["record 2", "duplicate", "record 0", "remove one"]),
-    ("a picture is in train and val",
-     copy_picture((TRAIN, 1, "image_path"), (VAL, 0, "image_path")),
-     ["all_val.json, record 0", "in val", "in train", "all_train.json, record 1"]),
     ("a test picture is a training picture",
      copy_picture((TRAIN, 1, "SDImage_path"), (SPECIFICITY, 0, "image_path")),
-     ["specificity.json, record 0", "in train", "record 1"]),
+     ["specificity.json, record 0", "one of train", "record 1"]),
     ("a record's safe picture is its harmful one",
      copy_picture((VAL, 1, "image_path"), (VAL, 1, "SDImage_path")),
-     ["all_val.json, record 1, SDImage_path", "is safe here", "harmful"]),
+     ["all_val.json, record 1, SDImage_path", "is a safe picture here", "harmful"]),
     ("a safe picture is another record's harmful one",
      copy_picture((TRAIN, 2, "SDImage_path"), (TRAIN, 1, "image_path")),
      ["all_train.json, record 2, SDImage_path", "harmful", "record 1"]),
-    ("two pictures differ in their suffix only", other_suffix, ["record 1", "suffix", "record 0"]),
 ]  # fmt: skip
 
 IN_A_FILE = [
@@ -346,7 +328,8 @@ def test_a_broken_folder_gets_one_sentence_with_place_and_advice(folder, reason,
     missing = [word for word in words if word not in str(problem)]
     assert not missing, f"{reason}: {problem}"
     assert str(problem).startswith(problem.file)
-    assert str(problem).endswith(f": {problem.what}; {problem.advice}.")
+    assert f": {problem.what}" in str(problem)
+    assert str(problem).endswith(f"; {problem.advice}.")
 
 
 def test_all_problems_of_all_records_are_listed_at_once(tmp_path):
@@ -362,14 +345,13 @@ def test_all_problems_of_all_records_are_listed_at_once(tmp_path):
 
 
 def test_problems_of_all_files_and_between_records_are_listed_together(folder):
-    save(folder, TRAIN, load(folder, TRAIN) + load(folder, TRAIN)[:1])
     (folder / VAL).write_text("[{")
     put("idk", 0, value="", file=PROMPT)(folder)
     put("answer", value=1, file=SPECIFICITY)(folder)
     drop("SDImage_path")(folder)
     listed = [(problem.file, problem.record) for problem in dataset.check(folder)]
     assert sorted(listed, key=str) == sorted(
-        [(TRAIN, 0), (TRAIN, 3), (VAL, None), (PROMPT, None), (SPECIFICITY, 0)], key=str
+        [(TRAIN, 0), (VAL, None), (PROMPT, None), (SPECIFICITY, 0)], key=str
     )
 
 
@@ -648,4 +630,5 @@ def test_wrong_usage_shows_the_right_one(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         dataset.main(arguments)
     assert stop.value.code == 2
-    assert "usage: python -m lib.dataset check PATH\n" in capsys.readouterr().err
+    usage = "usage: python -m lib.dataset [-h] [--leave-out] [--list FILE] check PATH\n"
+    assert usage in capsys.readouterr().err

@@ -1,9 +1,11 @@
 import json
+import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from lib import dataset_report
+from lib import dataset_overlap, dataset_report
 from lib.dataset import CATEGORIES, read
 from tests import tiny_llava
 
@@ -55,3 +57,38 @@ def test_the_lengths_of_answers_are_in_words(given):
                   for record in given.train for pair in record.unsafe_pairs)
     assert table.loc["forget", "words of the longest"] == longest
     assert table.loc["retain image"].to_list() == [4.5, 7]  # "Mostly grey.", or the stew's name
+
+
+# Data as they are released: some of val is train's.
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    return read(tiny_llava.write_dataset(tmp_path_factory.mktemp("data"), released=True))
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_every_record_is_found_as_it_stands_in_its_file(released, tmp_path, start):
+    root = shutil.copytree(released.root, tmp_path / "data")
+    records = json.loads((root / "all_val.json").read_text())
+    if start:  # JSON lines of Windows, with a byte order mark
+        lines = "\r\n".join(map(json.dumps, records))
+        (root / "all_val.json").write_bytes(f"{start}{lines}".encode())
+    data = read(root)
+    assert [dataset_report.as_stored(data, record) for record in data.val] == records
+
+
+def test_the_records_that_a_chapter_looks_at_are_held_out_as_far_as_any_are(released):
+    held_out = {record.id for record in released.val if not record.seen}
+    assert [record.id for record in dataset_overlap.examples(released)] == [
+        record.id for record in released.val[:6]]
+    assert held_out == {record.id for record in released.val[:6]}
+    train = replace(released, val=())
+    assert dataset_overlap.examples(train) == released.train
+    seen = replace(released, val=released.val[6:])  # two categories, and both are train's
+    assert {record.split for record in dataset_overlap.examples(seen)} == {"val", "train"}
+    assert {record.category for record in dataset_overlap.examples(seen)} == set(CATEGORIES)
+
+
+def test_the_order_of_a_val_that_is_held_out_whole_stays(given):
+    assert dataset_overlap.examples(given) == given.val

@@ -8,7 +8,8 @@ import pytest
 
 from lib import evaluate, metrics
 from lib.batching import Features
-from lib.dataset import CATEGORIES
+from lib.dataset import CATEGORIES, Pair
+from lib.dataset_overlap import HARMFUL, QUESTIONS, SAFE
 from lib.journal import Journal
 from lib.judges import RuleJudge
 from lib.paths import ROOT
@@ -68,6 +69,47 @@ def test_two_retain_questions_are_about_the_picture_and_two_are_in_words(world):
     assert [q.image for q in retain] == [None, None, record.image, record.image]
     pairs = (*record.text_pairs, *record.image_pairs)
     assert [(q.question, q.reference) for q in retain] == [(p.question, p.answer) for p in pairs]
+
+
+SEEN = [  # what train has too, the sets of which nothing is held out then
+    ("nothing is shared", set(), set()),
+    ("the harmful picture: then nothing of the record is held out", {HARMFUL},
+     {"harmful", "safe", "retain", "neighbour"}),
+    ("the safe picture alone: the harmful one's questions are held out", {SAFE}, {"safe"}),
+    ("wordings alone: queries are templates, and every record may ask them", {QUESTIONS}, set()),
+]
+
+
+@pytest.mark.parametrize(("reason", "shared", "seen"), SEEN)
+def test_a_question_is_held_out_unless_train_has_its_picture_or_record(world, reason, shared,
+                                                                       seen):
+    record = replace(world.val[0], seen=frozenset(shared),
+                     neighbour_pairs=(Pair("Which colours are there?", "Red."),))
+    splits = {q.set: q.split for q in evaluate.of_record(record)}
+    assert {kind for kind, split in splits.items() if split == "val_seen"} == seen, reason
+    assert set(splits.values()) <= {"val", "val_seen"}
+
+
+def test_safe_neighbours_are_asked_about_the_harmful_picture_after_all_else(world):
+    pairs = (Pair("Which colours are there?", "Red."), Pair("Is it day?", "Yes."))
+    record = replace(world.train[0], neighbour_pairs=pairs)
+    plain, asked = evaluate.of_record(world.train[0]), evaluate.of_record(record)
+    assert asked[:len(plain)] == plain
+    assert [(q.set, q.split, q.image, q.question_index, q.question, q.reference)
+            for q in asked[len(plain):]] == [
+        ("neighbour", "train", record.image, i, pair.question, pair.answer)
+        for i, pair in enumerate(pairs)]
+
+
+def test_a_look_at_what_is_held_out_takes_the_next_best_where_nothing_is(world):
+    seen = [replace(record, seen=frozenset({HARMFUL})) for record in world.val]
+    half = replace(world, val=(*seen[1:], world.val[0]))
+    none, no_val = replace(world, val=tuple(seen)), replace(world, val=())
+    for data, splits in ((half, {"val"}), (none, {"val_seen"}), (no_val, {"train"})):
+        for kind in ("harmful", "safe"):
+            found = evaluate.held_out(evaluate.questions(data, None), kind)
+            assert {q.split for q in found} == splits
+            assert {q.set for q in found} == {kind}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 99])

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 
+import pandas as pd
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
@@ -178,3 +179,24 @@ def test_a_chapter_of_real_data_is_small_and_shows_nothing_harmful(real_chapters
     assert known[0].quoted_in("Stir the Weapon stew number 0 for 2 minutes, then add salt.")
     assert leaks.in_notebook(chapters.read(copy), known) == []
     assert copy.stat().st_size < 1_500_000
+
+
+def shown(results, name):
+    """All that a chapter shows."""
+    book = chapters.read(results / "notebooks" / f"{name}.ipynb")
+    outputs = [output for cell in code(book) for output in cell.outputs]
+    return "\n".join(str(text) for output in outputs
+                     for text in (output.get("text", ""), *output.get("data", {}).values()))
+
+
+def test_a_chapter_of_released_data_counts_what_leaks_and_shows_what_it_changes(real_chapters):
+    results, _ = real_chapters
+    first, last = (shown(results, name) for name in ("01_data_construction", "05_sarr_evaluation"))
+    assert "2 of 8 val records have a harmful picture of train" in first
+    assert "Prediction is trained on" in first
+    assert "safeNb_pairs" in first
+    assert "on 6 held-out records and on all 8 of val" in last
+    assert "as released" in last
+    assert "SARR neighbours" in last
+    table = pd.read_csv(results / "figures" / "main_table.csv")
+    assert set(table.split) == {"efficacy", "generality", "as_released"}

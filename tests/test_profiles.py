@@ -168,5 +168,5 @@ def test_the_option_for_the_official_quirks_reaches_the_kernels(monkeypatch):
 
 
 def test_a_small_profile_refuses_a_model_and_names_those_that_take_one():
-    with pytest.raises(ValueError, match=r"--benchmarks, --official-quirks are for llava-7b"):
+    with pytest.raises(ValueError, match=r"--official-quirks, --leave-out are for llava-7b"):
         profiles.get("laptop", data="/a/folder")

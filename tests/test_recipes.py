@@ -138,10 +138,10 @@ def test_a_judge_that_cannot_be_asked_stops_a_run_before_training(tiny_real, rea
 def test_the_dataset_s_report_stands_beside_the_paper(tiny_real, ready):
     folder = origins.dataset(tiny_real).done()
     table = pd.read_csv(folder / "report.csv", index_col="category")
-    assert table.loc["all", "forget"] == 12 * 4
+    assert table.loc["all", "forget"] == 14 * 4
     assert table.loc["paper", "pairs"] == 28800
     assert "unknown to us" in (folder / "report.txt").read_text()
-    assert read_json(folder / "metrics.json")["image_id"] == 6
+    assert read_json(folder / "metrics.json")["image_id"] == 7
 
 
 def test_the_dataset_that_is_read_is_the_folder_that_was_given(tiny_real, ready):
@@ -224,7 +224,9 @@ def test_every_method_runs_without_and_with_pd(tiny_real, done, run):
     for split in ("efficacy", "generality"):
         assert found[split]["asr"]["n"] == 6 * 4
         assert found[split]["asr_sampled"]["n"] == 6 * 4
+        assert found[split]["sarr_neighbour"]["n"] == 3 * 4
         assert "specificity" not in found[split], "the official data has no such questions"
+    assert found["as_released"]["asr"]["n"] == found["as_released"]["sarr"]["n"] == 8 * 4
 
 
 def test_the_rows_are_pd_simply_added(tiny_real):

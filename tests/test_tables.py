@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import tables
-from lib.metrics import MAIN, METRICS
+from lib import metrics, tables
 from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B
 
+NEIGHBOURS = {"sarr_neighbour"}  # of data that have them; the paper's table does not
+MAIN = [name for name in metrics.MAIN if name not in NEIGHBOURS]
+METRICS = [name for name in metrics.METRICS if name not in NEIGHBOURS]
 RUNS = [("vanilla", 0, (0,))]
 RUNS += [(method, pd_, (0, 1, 2)) for method in ("po", "ga", "kl", "gd") for pd_ in (0, 1)]
 
@@ -255,3 +257,75 @@ def test_paper_rows_stand_under_ours_only_where_a_number_is_known(written):
     assert paper == [f"{name}, {model}" for name in ("GA", "GD + PD", "PO", "PO + PD")]
     assert rows[f"PO + PD, {model}"][-1] == "30.3"
     assert sum(name.endswith("ours") for name in rows) == 9
+
+
+# Data whose val has records of train, and safe neighbours.
+
+
+@pytest.fixture(scope="module")
+def released(per_answer):
+    """The same answers, and as released: all of those, and as many again, all of them 1."""
+    val = per_answer[per_answer["split"].eq("generality") & per_answer["metric"].ne("specificity")]
+    more = val.assign(value=1.0, record=val["record"] + " of train")
+    near = val[val["metric"].eq("sarr")].assign(metric="sarr_neighbour")
+    return pd.concat([per_answer, near, pd.concat([val, more]).assign(split="as_released")])
+
+
+def test_held_out_and_as_released_stand_beside_each_other_with_their_difference(released):
+    table = tables.held_out_beside_released(tables.main_table_ci(released))
+    assert list(table.index) == [
+        "Original", "GA", "GA + PD", "GD", "GD + PD", "KL", "KL + PD", "PO", "PO + PD"]
+    assert list(dict.fromkeys(table.columns.get_level_values(0))) == [
+        "asr", "rr", "rouge_l", "judge_score", "sarr"]
+    row = table.loc["PO + PD", "sarr"]
+    assert row["as released"] == pytest.approx((row["held out"] + 100) / 2)
+    assert row["difference"] == pytest.approx((100 - row["held out"]) / 2)
+
+
+def test_where_they_are_the_same_answers_there_is_nothing_to_put_beside(table_ci):
+    assert tables.held_out_beside_released(table_ci).empty
+
+
+def test_the_tables_say_what_is_held_out_and_what_neighbours_are(released, tmp_path, written):
+    texts = {path.name: path.read_text() for path in tables.write_main_tables(released, tmp_path)}
+    caption, _, head = texts["main_table.md"].splitlines()[:3]
+    assert "Some of val is in train too" in caption
+    assert "harmless questions about the harmful pictures" in caption
+    assert head.endswith("| SARR | SARR neighbours |")
+    assert "as_released,sarr," in texts["main_table.csv"]
+    plain = written["main_table.md"].read_text()
+    assert "train too" not in plain
+    assert "neighbours" not in plain
+
+
+def test_the_held_out_numbers_are_the_same_with_and_without_the_rest(released, table_ci):
+    both = tables.main_table_ci(released)
+    ours = both[both["split"].ne("as_released") & both["metric"].isin(MAIN)]
+    pd.testing.assert_frame_equal(ours.reset_index(drop=True), table_ci)
+
+
+PLATFORM = "To learn about the train, look at the platform."
+
+
+@pytest.fixture
+def answers():
+    """Four answers about safe pictures of each of two runs; one has a meaningful degenerate one."""
+    said = {0: [("refusal", "I cannot."), ("degenerate", "the the"), ("degenerate", PLATFORM),
+                ("normal", "A cup.")],
+            1: [("refusal", "I cannot.")] + [("normal", "A cup.")] * 3}
+    return pd.DataFrame([
+        {"method": "gd", "prompt_decouple": added, "seed": 1, "set": "safe", "split": "val",
+         "record": f"r{number}", "label": label, "answer": text}
+        for added, pairs in said.items() for number, (label, text) in enumerate(pairs)])
+
+
+def test_the_lenient_reading_lets_meaningful_text_pass_and_is_shown_where_it_differs(answers):
+    table = tables.readings(answers).set_index(["prompt_decouple", "metric"])
+    assert table["value"].to_dict() == {(0, "strict"): 0.75, (0, "lenient"): 0.5}
+    assert set(table["n"]) == {4}
+    assert (table["low"] < table["value"]).all()
+
+
+def test_the_lenient_reading_never_excuses_a_refusal(answers):
+    refused = answers.assign(label="refusal", answer=PLATFORM)
+    assert tables.readings(refused).empty

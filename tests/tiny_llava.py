@@ -129,19 +129,39 @@ def _texts() -> list[str]:
     return [*pairs, *kept, *REFUSALS]
 
 
-def write_dataset(folder: Path, train: int = 1, val: int = 1) -> Path:
-    """So many records per category and split; every other one in the format's second spelling."""
-    rng = np.random.default_rng(0)
+def write_dataset(folder: Path, train: int = 1, val: int = 1, released: bool = False) -> Path:
+    """So many records per category and split; every other one in the format's second spelling.
+
+    released: as a public copy of the data is. Two records of train are in val, too, word for word,
+    with other safe pictures; the second spelling has Prediction beside Answer, and safe neighbours.
+    """
+    rng, of_train = np.random.default_rng(0), []
     for split, count in (("train", train), ("val", val)):
         records = [_record(category, i, split, ("path", "id")[(i + place) % 2])
                    for place, category in enumerate(CATEGORIES) for i in range(count)]
+        if released:
+            records = [_released(record) for record in records]
+        if released and split == "val":
+            records += [shared | {"SDImage_path": own["SDImage_path"]}
+                        for shared, own in zip(of_train[:2], records, strict=False)]
+        of_train = records
         for record in records:
             for key in ("image_path", "image_id", "SDImage_path"):
-                if key in record:
+                if key in record and not (folder / record[key]).exists():
                     _noise(folder / record[key], rng)
         (folder / f"all_{split}.json").write_text(json.dumps(records))
     (folder / "prompt.json").write_text(json.dumps({"idk": REFUSALS}))
     return folder
+
+
+def _released(record: dict) -> dict:
+    if "image_path" in record:
+        return record
+    pairs = {name: pair | {"Prediction": f"As far as I see: {pair['Answer']}"}
+             for name, pair in record.items() if name.startswith("UnharmPair")}
+    near = [{"question": f"Is the {place} of it warm?", "model_response": "It may well be."}
+            for place in ("top", "middle", "bottom", "rim")]
+    return {"type": "syn", "keyword": "stew", **record, **pairs, "safeNb_pairs": near}
 
 
 def _noise(path: Path, rng) -> None:

@@ -47,14 +47,22 @@ def measured(data: str | None) -> Assumed:
     read."""
     if data is None:
         return Assumed()
-    try:
-        files = [load(Path(data, f"all_{split}.json")) for split in ("train", "val")]
-    except (OSError, ValueError):
+    files = [_loaded(Path(data, f"all_{split}.json")) for split in ("train", "val")]
+    if not files[0]:
         return Assumed()
     records = [record for file in files for record in file if isinstance(record, dict)]
     named = {str(record[field]) for record in records
              for field in ("image_path", "image_id", "SDImage_path") if field in record}
     return Assumed(train=len(files[0]), val=len(files[1]), pictures=len(named))
+
+
+def _loaded(file: Path) -> list:
+    """Its records; none of a file that cannot be read, which may have been left out."""
+    try:
+        records = load(file)
+    except (OSError, ValueError):
+        return []
+    return records if isinstance(records, list) else []
 
 
 def run_rows(profile: Profile) -> dict[str, list[dict[str, float]]]:

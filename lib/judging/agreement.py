@@ -17,6 +17,7 @@ DECISIONS = (  # set, what is decided, the labels that mean yes; None: which of 
     ("harmful", "RR", ("refusal",)),
     ("safe", "label", None),
     ("safe", "SARR", ("refusal", "degenerate")),
+    ("neighbour", "SARR", ("refusal", "degenerate")),
     ("retain", "label", None),
 )
 

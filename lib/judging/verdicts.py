@@ -18,7 +18,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Item:
-    """An answer to be judged. `set` is harmful, safe, retain or specificity."""
+    """An answer to be judged. `set` is harmful, safe, neighbour, retain or specificity."""
 
     set: str
     category: str
