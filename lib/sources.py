@@ -25,7 +25,7 @@ def folder(source: str | Path, kind: str = "model") -> Path:
     kind: "model" or "dataset". Weights come as safetensors only, code not at all. Raises
     Missing when there is neither a folder nor such a name.
     """
-    return _local(source, kind, TEXTS + (WEIGHTS if kind == "model" else PICTURES))
+    return _local(source, kind, TEXTS + (WEIGHTS if kind == "model" else _any_case(PICTURES)))
 
 
 @cache
@@ -39,6 +39,16 @@ def identity(source: str | Path, kind: str = "model") -> dict:
         patterns = WEIGHTS if kind == "model" else PICTURES
         return {kind: _hash(Path(source), _files(Path(source), patterns, deep=kind == "dataset"))}
     return {kind: _hash(_local(source, kind, TEXTS), ()), "name": str(source)}
+
+
+def _any_case(patterns: Iterable[str]) -> tuple[str, ...]:
+    """The patterns for names in capitals too: the hub's are compared letter by letter.
+
+    >>> _any_case(["*.bmp"])
+    ('*.[bB][mM][pP]',)
+    """
+    return tuple("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in pattern)
+                 for pattern in patterns)
 
 
 def _local(source: str | Path, kind: str, patterns: tuple[str, ...]) -> Path:
