@@ -38,7 +38,7 @@ def check(root: str | Path, pictures: bool = True) -> list[Problem]:
 
 
 def read(root: str | Path, pictures: bool = True, leave_out: bool = False,
-         known: Sequence[Problem] = ()) -> Dataset:
+         known: Sequence[Problem] = (), marks: Sequence[str] = ()) -> Dataset:
     """The dataset in a folder. Raises DatasetError, which knows all problems.
 
     leave_out: go on without what cannot be used. That is a single pair of `unsafe_pairs` or
@@ -47,9 +47,10 @@ def read(root: str | Path, pictures: bool = True, leave_out: bool = False,
     split's records is left, or nothing of a category, or no refusal.
 
     Without `pictures` no picture is opened: for a folder that has passed the whole check before.
-    `known` are the problems that it had then.
+    `known` are the problems that it had then. `marks`: what no text may hold, since a model reads
+    more in it.
     """
-    found, records, whole = _scan(root, pictures, known)
+    found, records, whole = _scan(root, pictures, known, marks)
     if not found.problems:
         kept = whole
     else:
@@ -65,11 +66,11 @@ def read(root: str | Path, pictures: bool = True, leave_out: bool = False,
 Numbered = dict[str, dict[int, Record | PictureQuestion]]  # file -> place in it -> what is there
 
 
-def _scan(root: str | Path, pictures: bool = True, known: Sequence[Problem] = ()
-          ) -> tuple[Found, Numbered, Dataset]:
+def _scan(root: str | Path, pictures: bool = True, known: Sequence[Problem] = (),
+          marks: Sequence[str] = ()) -> tuple[Found, Numbered, Dataset]:
     """Reads what can be read; records with problems have holes, so only `read` hands them out."""
     folder = Path(root).resolve()
-    found, records = Found(folder, pictures, list(known)), {}
+    found, records = Found(folder, pictures, tuple(marks), list(known)), {}
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is not there"
         advice = "give the folder with all_train.json"
