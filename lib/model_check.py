@@ -8,13 +8,13 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lib.missing import Missing
+from lib.pictures import LFS
 
 WANTED = "LlavaForConditionalGeneration"
 INDEX = "model.safetensors.index.json"
 AGAIN = "copy or download it again"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 TEXTS = (".safetensors", ".json", ".jinja")
-LFS = b"version https://git-lfs"  # how a file begins that stands for a larger one
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -50,6 +50,27 @@ def _pointers(folder: Path) -> list[str]:
 def _begins(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(LFS)) == LFS
+
+
+def marks(folder: Path) -> set[str]:
+    """What a model's tokenizer and processor read as more than text: "</s>", the image token."""
+    tokenizer = _settings(folder / "tokenizer.json")
+    found = [token.get("content") for token in tokenizer.get("added_tokens") or ()
+             if token.get("special")]
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        settings = _settings(folder / name)
+        found += [settings.get("image_token"),
+                  *(token.get("content") for token in
+                    (settings.get("added_tokens_decoder") or {}).values() if token.get("special"))]
+    return {mark for mark in found if isinstance(mark, str) and len(mark) > 2}
+
+
+def _settings(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _of_config(folder: Path) -> list[str]:
