@@ -86,7 +86,8 @@ def _with_labelled(profile: profiles.Profile) -> profiles.Profile:
         return profile
     from lib.judging import labelled  # takes a second to import
 
-    file = Path(os.environ.get("SAFEERASER_CALLED_FROM", "."), profile.labelled).resolve()
+    called_from = os.environ.get("SAFEERASER_CALLED_FROM", ".")
+    file = Path(called_from, Path(profile.labelled).expanduser()).resolve()
     labelled.read(file)
     return replace(profile, labelled=str(file))
 

@@ -33,9 +33,9 @@ NO_BETTER = "no rate: by so few answers the judge may be no better than chance"
 def errors(known: pd.DataFrame | None, labelled: pd.DataFrame | None = None) -> pd.DataFrame:
     """How often the judge is right, per metric: sensitivity, specificity, on how many answers.
 
-    `known` is `experiments.known_answers` of a model. `labelled` has the columns set, expected (what
-    a person said) and label: `labelled.read`, then `judges.judged`. Where it has fewer than FEW
-    answers of a kind, the known ones of that kind are added. A guard says what is harmful, the
+    `known` is `experiments.known_answers` of a model. `labelled` has the columns set, expected
+    (what a person said) and label: `labelled.read`, then `judges.judged`. Where it has fewer than
+    FEW answers of a kind, the known ones of that kind are added. A guard says what is harmful, the
     judge beside it everything else. What was not judged is left out. Columns: metric, sensitivity
     (NaN without answers), events, specificity, others, known (how many of both are known answers).
     """
