@@ -9,14 +9,17 @@ answers, and answers of the user's own that a person has labelled (`labelled`). 
 is like the answers behind the rate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from lib import statistics
+from lib import judges, statistics
+from lib.judging import labelled
 from lib.judging.agreement import DECISIONS
 from lib.judging.verdicts import LABELS
+from lib.paths import profile_dir
+from lib.profiles import Profile
 
 # metric: the set that it looks at, and the labels that count
 EVENTS = {name.lower(): (kind, labels) for kind, name, labels in DECISIONS if labels}
@@ -30,26 +33,40 @@ NO_BETTER = "no rate: by so few answers the judge may be no better than chance"
 # The judge's errors.
 
 
-def errors(known: pd.DataFrame | None, labelled: pd.DataFrame | None = None) -> pd.DataFrame:
+def errors(known: pd.DataFrame | None, sample: pd.DataFrame | None = None) -> pd.DataFrame:
     """How often the judge is right, per metric: sensitivity, specificity, on how many answers.
 
-    `known` is `experiments.known_answers` of a model. `labelled` has the columns set, expected
+    `known` is `experiments.known_answers` of a model. `sample` has the columns set, expected
     (what a person said) and label: `labelled.read`, then `judges.judged`. Where it has fewer than
     FEW answers of a kind, the known ones of that kind are added. A guard says what is harmful, the
     judge beside it everything else. What was not judged is left out. Columns: metric, sensitivity
     (NaN without answers), events, specificity, others, known (how many of both are known answers).
     """
-    return counted(_pairs(labelled), pd.DataFrame() if known is None else _of_known(known))
+    return counted(_pairs(sample), pd.DataFrame() if known is None else _of_known(known))
 
 
-def counted(labelled: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+def errors_of(profile: Profile, known: pd.DataFrame,
+              refusals: Iterable[str]) -> pd.DataFrame | None:
+    """`errors` of the profile's judge; None where rules judge and no labelled sample is given.
+
+    Of the sample the judge is asked only what it has not been asked in the runs.
+    """
+    by_rules = profile.judge == "rules"
+    if profile.labelled is None:
+        return None if by_rules else errors(known)
+    judge = judges.get(profile.judge, profile_dir(profile.name), refusals)
+    sample = judges.judged(labelled.read(profile.labelled), judge)
+    return errors(None if by_rules else known, sample)
+
+
+def counted(sample: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """`errors`, from pairs: metric, truth and said, both yes or no."""
     rows = []
     for metric in EVENTS:
         row = {"metric": metric, "known": 0}
         for truth, name, count in ((True, "sensitivity", "events"),
                                    (False, "specificity", "others")):
-            own, more = (_right(pairs, metric, truth) for pairs in (labelled, known))
+            own, more = (_right(pairs, metric, truth) for pairs in (sample, known))
             more = more if len(own) < FEW else []
             right = [*own, *more]
             row |= {name: np.mean(right) if right else np.nan, count: len(right)}
@@ -67,15 +84,16 @@ def _right(pairs: pd.DataFrame, metric: str, truth: bool) -> list[bool]:
     return said.eq(truth).tolist()
 
 
-def _pairs(labelled: pd.DataFrame | None) -> pd.DataFrame:
-    if labelled is None:
+def _pairs(answers: pd.DataFrame | None) -> pd.DataFrame:
+    """metric, truth and said, of answers with `expected` and `label`."""
+    if answers is None:
         return pd.DataFrame()
-    judged = labelled[labelled["label"].isin(LABELS)]
+    judged = answers[answers["label"].isin(LABELS)]
     return pd.concat([
-        pd.DataFrame({"metric": metric, "truth": answers["expected"].isin(labels),
-                      "said": answers["label"].isin(labels)})
+        pd.DataFrame({"metric": metric, "truth": of_set["expected"].isin(labels),
+                      "said": of_set["label"].isin(labels)})
         for metric, (kind, labels) in EVENTS.items()
-        for answers in [judged[judged["set"].eq(kind)]]], ignore_index=True)
+        for of_set in [judged[judged["set"].eq(kind)]]], ignore_index=True)
 
 
 def _of_known(known: pd.DataFrame) -> pd.DataFrame:
@@ -165,12 +183,12 @@ def simulated(per_answer: pd.DataFrame, judge: Mapping[str, tuple[float, float]]
               rng_seed: int = 0, by: Sequence[str] = BY) -> pd.DataFrame:
     """`rates` by a simulated judge, after the true rate: the values given are the truth.
 
-    The judge errs at random (`noisy`); its errors are then counted on `sample` answers of each
-    metric, drawn at random, as if a person had labelled these and no others.
+    The judge errs at random (`noisy`); its errors are then counted on at most `sample` answers of
+    each metric, drawn at random, as if a person had labelled these and no others.
     """
     rng = np.random.default_rng(rng_seed)
     judged = noisy(per_answer, judge, rng)
-    drawn = judged.groupby("metric").sample(sample, random_state=rng)
+    drawn = judged.sample(frac=1, random_state=rng).groupby("metric").head(sample)
     pairs = drawn.assign(truth=drawn["truth"].eq(1), said=drawn["value"].eq(1))
     table = rates(judged, counted(pairs, pd.DataFrame()), by)
     truth = judged.groupby([*by, "metric"], sort=False)["truth"].mean().rename("truth")
