@@ -279,3 +279,12 @@ def test_a_judge_that_is_simulated_without_errors_changes_no_value():
     frame = world(np.random.default_rng(2))
     same = corrected.noisy(frame, {"asr": (1.0, 1.0)}, np.random.default_rng(0))
     pd.testing.assert_frame_equal(same[frame.columns], frame)
+
+
+def test_what_was_not_judged_stays_so_in_the_simulation():
+    frame = world(np.random.default_rng(2))
+    frame.loc[:3, "value"] = np.nan  # all four answers about a record
+    row, = corrected.simulated(frame, {"asr": (0.9, 0.9)}, 100).to_dict("records")
+    assert row["n"] == len(frame) - 4
+    assert row["truth"] == pytest.approx(frame["value"].mean())
+    assert row["events"] + row["others"] == 100

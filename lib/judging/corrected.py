@@ -172,11 +172,12 @@ def rates(per_answer: pd.DataFrame, errors: pd.DataFrame, by: Sequence[str] = BY
 def noisy(per_answer: pd.DataFrame, judge: Mapping[str, tuple[float, float]],
           rng: np.random.Generator) -> pd.DataFrame:
     """The rows of these metrics as a judge of this (sensitivity, specificity) would have them."""
-    rows = per_answer[per_answer["metric"].isin(judge) & per_answer["value"].notna()]
+    rows = per_answer[per_answer["metric"].isin(judge)]
     sensitivity, specificity = (rows["metric"].map({name: each[i] for name, each in judge.items()})
                                 for i in (0, 1))
     says_yes = np.where(rows["value"].eq(1), sensitivity, 1 - specificity)
-    return rows.assign(truth=rows["value"], value=(rng.random(len(rows)) < says_yes).astype(float))
+    said = pd.Series(rng.random(len(rows)) < says_yes, rows.index, dtype=float)
+    return rows.assign(truth=rows["value"], value=said.mask(rows["value"].isna()))
 
 
 def simulated(per_answer: pd.DataFrame, judge: Mapping[str, tuple[float, float]], sample: int,
@@ -188,7 +189,8 @@ def simulated(per_answer: pd.DataFrame, judge: Mapping[str, tuple[float, float]]
     """
     rng = np.random.default_rng(rng_seed)
     judged = noisy(per_answer, judge, rng)
-    drawn = judged.sample(frac=1, random_state=rng).groupby("metric").head(sample)
+    shuffled = judged.dropna(subset="truth").sample(frac=1, random_state=rng)
+    drawn = shuffled.groupby("metric").head(sample)
     pairs = drawn.assign(truth=drawn["truth"].eq(1), said=drawn["value"].eq(1))
     table = rates(judged, counted(pairs, pd.DataFrame()), by)
     truth = judged.groupby([*by, "metric"], sort=False)["truth"].mean().rename("truth")
