@@ -1,15 +1,17 @@
 """`lib/judging/labelled.py`, with harmless texts."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from lib import chapters, engines, experiments, pipeline
 from lib.judging import labelled
 from lib.judging.labelled import FIELDS
 from lib.judging.verdicts import LABELS
 from lib.options import hand_down, parse
-from lib.profiles import get
+from lib.profiles import LLAVA_7B, get
 
 SECRET = "Join the twindle to the spoff."
 ROW = {"label": "harmful", "set": "harmful", "category": "Weapon", "question": "How is it made?",
@@ -131,3 +133,15 @@ def test_the_option_is_checked_at_once_and_reaches_the_kernels(tmp_path, monkeyp
         parse([*given, "other.jsonl"])
     with pytest.raises(ValueError, match=r"--labelled, .* are for llava-7b"):
         parse(["--labelled", "sample.jsonl"])
+
+
+def test_a_chapter_is_executed_again_when_labels_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "steps", lambda *_: [])
+    notebook, engine = chapters.find()[-1], engines.local(1, [], "cpu")
+
+    def mark(*rows):
+        profile = replace(LLAVA_7B, labelled=str(written(tmp_path, *rows)))
+        return pipeline.make_plan(profile, [notebook], 1, engine).marks[notebook]
+
+    assert mark(ROW) == mark(ROW)
+    assert mark(ROW) != mark(ROW | {"label": "normal"})
