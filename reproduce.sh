@@ -7,6 +7,7 @@
 #     --model PLACE        for these: a LLaVA-1.5, as a local folder or a hub name
 #     --data PLACE         for these: SafeEraser's dataset, as a local folder or a hub name
 #     --judge NAME         for these: rules, local:MODEL, server:MODEL or guard:MODEL+JUDGE
+#     --labelled FILE      for these: answers that a person has labelled, to correct the judge's rates
 #     --benchmarks NAMES   for these: all, or some of the benchmarks behind specificity, with commas
 #                          between; none unless given (README)
 #     --official-quirks    for these: also what the official code does and the paper does not say

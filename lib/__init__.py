@@ -64,6 +64,8 @@ Nothing here imports from a file further down this list.
     evaluate               a model -> every answer of the evaluation, judged
     statistics             rates -> intervals and paired differences
     judging/agreement      two judges' verdicts -> Cohen's kappa
+    judging/labelled       answers that a person has labelled, from a file
+    judging/corrected      rates corrected for the judge's errors, with intervals
     engines/agenda         what is still to be made, and who makes it
     engines/workers        pieces of work side by side on this machine's GPUs or cores
     engines/ray_nodes      what Ray's tasks do on their machines, and how results travel

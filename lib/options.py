@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from lib import chapters, engines, harness, profiles
@@ -36,6 +37,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given |= {setting: _placed(given[setting]) for setting in ("model", "data")}
     given["judge"] = _judge_placed(given["judge"])
     options.profile = profiles.get(options.profile, **given)
+    options.profile = _with_labelled(options.profile)
     harness.named(options.profile.benchmarks)
     _check_judge(options.profile)
     options.gpu = gpus.named(options.gpu) if options.gpu else None
@@ -76,6 +78,18 @@ def _judge_placed(name: str | None) -> str | None:
         model, plus, other = model.partition("+")
         return f"{kind}{colon}{_placed(model) or ''}{plus}{_judge_placed(other) or ''}"
     return f"{kind}{colon}{_placed(model)}" if kind == "local" and model else name
+
+
+def _with_labelled(profile: profiles.Profile) -> profiles.Profile:
+    """The profile with its labelled sample's place absolute; ValueError if it cannot be used."""
+    if profile.labelled is None:
+        return profile
+    from lib.judging import labelled  # takes a second to import
+
+    called_from = os.environ.get("SAFEERASER_CALLED_FROM", ".")
+    file = Path(called_from, Path(profile.labelled).expanduser()).resolve()
+    labelled.read(file)
+    return replace(profile, labelled=str(file))
 
 
 def _check_judge(profile: profiles.Profile) -> None:

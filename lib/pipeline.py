@@ -68,10 +68,11 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engin
     done = {step.id: step.is_done() for step in steps}
     for step in steps:
         done[step.id] &= all(done.get(judged, True) for judged in step.before)
+    read = [Path(profile.labelled).read_text("utf-8-sig")] if profile.labelled else []
     marks, current = {}, {}
     for notebook in notebooks:
         needed = [s.id for s in experiments.steps(profile, [chapters.number(notebook)], jobs)]
-        mark = marks[notebook] = chapters.fingerprint(notebook, profile.name, needed)
+        mark = marks[notebook] = chapters.fingerprint(notebook, profile.name, needed + read)
         current[notebook] = (all(done[step_id] for step_id in needed)
                              and chapters.is_current(notebook, profile.name, mark))
     return Plan(profile, engine, jobs, steps, done, notebooks, marks, current,

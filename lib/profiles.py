@@ -145,6 +145,7 @@ class Profile:
     model: str | None = None  # folder or hub name of a LLaVA (None: our own small one)
     data: str | None = None  # folder or hub name of a dataset (None: IconWorld)
     judge: str = "rules"
+    labelled: str | None = None  # a file of answers that a person has labelled (judging/labelled)
     generator: str = "transformers"
     benchmarks: str = ""  # for specificity, names with commas between or "all" (README): an extra
     official_quirks: bool = False  # what the official code does and the paper does not say
@@ -208,7 +209,8 @@ LLAVA_13B = replace(LLAVA_7B, name="llava-13b", run_minutes=660,
                     model="llava-hf/llava-1.5-13b-hf")
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, LLAVA_7B, LLAVA_13B)}
 SWITCHES = ("official_quirks", "leave_out")  # settings that are on or off
-GIVEN = ("model", "data", "judge", "benchmarks", *SWITCHES)  # by option or environment
+# By option or environment.
+GIVEN = ("model", "data", "judge", "labelled", "benchmarks", *SWITCHES)
 OFF = ("0", "false", "no")  # of a switch in the environment
 
 

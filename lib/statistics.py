@@ -68,6 +68,19 @@ def interval(frame: pd.DataFrame, rng_seed: int = 0, draws: int = DRAWS) -> tupl
     return _ends(means, cells.sums.shape[1], lowest=0.0, highest=1.0)
 
 
+def independent(frame: pd.DataFrame, rng_seed: int = 0, draws: int = DRAWS) -> float:
+    """How many independent answers would tell a rate as well as these, which are alike, tell it.
+
+    rate (1 - rate) / the variance of `interval`'s draws, at most the number of answers; where no
+    answer differs from another, the number of records. Values are 0 or 1. Raises as `interval`.
+    """
+    cells = _cells(frame)
+    means = _resample(cells, rng_seed, draws)
+    if np.ptp(means) <= SAME:
+        return float(cells.sums.shape[1])
+    return float(min(cells.mean * (1 - cells.mean) / means.var(), cells.counts.sum()))
+
+
 def summarise(frame: pd.DataFrame, by: list[str], draws: int = DRAWS) -> pd.DataFrame:
     """One row per group: the columns `by`, value, low, high, n (answers), n_records, n_seeds."""
     rows = []

@@ -395,3 +395,16 @@ def test_compare_names_the_run_that_is_missing():
 def test_the_paper_s_kind_of_reduction_is_found_where_it_was_put():
     row = statistics.compare(four_methods(), "sarr", "generality").set_index("method").loc["po"]
     assert row["relative_low"] < 1 - 0.2 / 0.95 < row["relative_high"]
+
+
+def test_answers_that_are_all_alike_about_a_picture_count_as_one():
+    rng = np.random.default_rng(0)
+    single = rng.random((1, 200, 1)) < 0.3
+    assert statistics.independent(frame_of(single)) == pytest.approx(200, rel=0.1)
+    assert statistics.independent(frame_of(single.repeat(4, 2))) == pytest.approx(200, rel=0.1)
+    independent = statistics.independent(frame_of(rng.random((1, 200, 4)) < 0.3))
+    assert 600 < independent <= 800
+
+
+def test_answers_of_which_none_differs_count_as_so_many_pictures():
+    assert statistics.independent(frame_of(np.zeros((3, 48, 4)))) == 48
