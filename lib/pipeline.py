@@ -8,7 +8,6 @@ a result: it is printed, and changes no status.
 
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lib import chapters, claims, engines, options, paths, profiles
+from lib import chapters, claims, disk, engines, options, paths, profiles
 from lib.costs import gpus
 from lib.missing import Missing
 from lib.progress import Progress, minutes_in_words
@@ -27,6 +26,7 @@ from lib.publish import PublishError, publish
 
 NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
 FAILURE = "failure.txt"
+PAID_FOR = ("judges",)  # verdicts and the spending count: no --fresh removes them
 KINDS = {"check": "Checks of data and code", "finding": "Findings"}  # of claims, as printed
 
 
@@ -179,8 +179,9 @@ def verdict(plan: Plan, failures: list[str]) -> int:
         print(f"\n{title}")
         for row in table[table.kind == kind].itertuples():
             print(f"  {row.chapter[:2]}  {row.verdict}: {row.claim} ({row.shown})")
-    for failure in failures:
-        print(f"\n{failure}")
+    wrong = [*failures, *_lost_claims(plan, failures)]
+    for each in wrong:
+        print(f"\n{each}")
     print(f"\nFigures and tables: {paths.figures_dir(plan.profile.name)}")
     print(f"Notebooks with outputs: {paths.notebooks_dir(plan.profile.name)}")
     held = {kind: table.holds[table.kind == kind] for kind in KINDS}
@@ -188,7 +189,15 @@ def verdict(plan: Plan, failures: list[str]) -> int:
           + ("; ".join(f"{rows.sum()} of {len(rows)} {kind}s hold" for kind, rows in held.items())
              if plan.profile.strict else f"{len(table)} claims are not judged at this profile")
           + ".", flush=True)
-    return int(bool(failures) or (plan.profile.strict and not held["check"].all()))
+    return int(bool(wrong) or (plan.profile.strict and not held["check"].all()))
+
+
+def _lost_claims(plan: Plan, failures: list[str]) -> list[str]:
+    """An account for each chapter that ran and whose claims are not those that it recorded."""
+    ran = [n for n in plan.notebooks if not any(f.startswith(n.stem) for f in failures)]
+    return [f"{notebook.stem}: its claims are not those of its run, so they prove nothing. Close "
+            "it where else it is open, say in JupyterLab, and run this again." for notebook in ran
+            if not chapters.has_its_claims(notebook, plan.profile.name)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -201,43 +210,66 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.test:
         return subprocess.call([sys.executable, "-m", "pytest"], cwd=paths.ROOT)
     folder = paths.profile_dir(chosen.profile.name)
-    if chosen.fresh and not chosen.list and folder.exists():
-        print(f"Removing {folder}", flush=True)
-        shutil.rmtree(folder)
     try:
-        expected = None
-        if chosen.profile.real:
-            if wrong := unusable(chosen.profile, chosen.list):
-                print("\n".join(wrong), file=sys.stderr)
-                return 2
-            expected = costs_of(chosen.profile, chosen.gpu)
-            if expected and expected.problems and not chosen.list:
-                return 2
-        if chosen.profile.real and chosen.profile.data is None:  # then it is a --list
-            print("Which steps are there already can be told once --data names the dataset.")
-            return 0
-        with engines.start(chosen.engine, chosen.jobs, chosen.profile.runtime.device,
-                           chosen.address) as engine:
-            plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
-            show(plan)
-            if chosen.list:
-                return 0
-            (folder / FAILURE).unlink(missing_ok=True)
-            failures = run(plan)
+        return _look(chosen) if chosen.list else _work(chosen, folder)
+    except disk.BusyError as error:
+        print(error, file=sys.stderr)
+        return 2
     except Missing as error:
-        if chosen.list:  # the costs need neither the model nor a network
-            print(f"Which steps are there already cannot be told: {error}")
-            return 0
         print(f"\n{error}", file=sys.stderr)
         return 1
     except Exception as error:
         return fail(error, folder)
-    status = verdict(plan, failures)
-    if chosen.publish and failures:
-        print("Nothing is published, because not every notebook ran.")
-    elif chosen.publish:
-        status = max(status, publish_all(plan))
+
+
+def _look(chosen) -> int:
+    """Show the plan of these options, and do nothing."""
+    expected = None
+    if chosen.profile.real:
+        if wrong := unusable(chosen.profile, True):
+            print("\n".join(wrong), file=sys.stderr)
+            return 2
+        expected = costs_of(chosen.profile, chosen.gpu)
+        if chosen.profile.data is None:
+            print("Which steps are there already can be told once --data names the dataset.")
+            return 0
+    try:
+        with _engine(chosen) as engine:
+            show(make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected))
+    except Missing as error:  # the costs need neither the model nor a network
+        print(f"Which steps are there already cannot be told: {error}")
+    return 0
+
+
+def _work(chosen, folder: Path) -> int:
+    """Do what these options ask for; return the exit status."""
+    if chosen.fresh and folder.exists():
+        print(f"Removing {folder}", flush=True)
+        disk.clear(folder, PAID_FOR)
+    expected = None
+    if chosen.profile.real:
+        if wrong := unusable(chosen.profile, False):
+            print("\n".join(wrong), file=sys.stderr)
+            return 2
+        expected = costs_of(chosen.profile, chosen.gpu)
+        if expected and expected.problems:
+            return 2
+    with disk.at_work(folder), _engine(chosen) as engine:
+        plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
+        show(plan)
+        (folder / FAILURE).unlink(missing_ok=True)
+        failures = run(plan)
+    with chapters.at_rest(plan.notebooks, plan.profile.name):
+        status = verdict(plan, failures)
+        if chosen.publish and failures:
+            print("Nothing is published, because not every notebook ran.")
+        elif chosen.publish:
+            status = max(status, publish_all(plan))
     return status
+
+
+def _engine(chosen):
+    return engines.start(chosen.engine, chosen.jobs, chosen.profile.runtime.device, chosen.address)
 
 
 def publish_all(plan: Plan) -> int:
@@ -253,11 +285,14 @@ def publish_all(plan: Plan) -> int:
 
 def fail(error: Exception, folder: Path) -> int:
     """Print what made the run stop, in its own words; the traceback goes to a file in `folder`."""
-    account = folder / FAILURE
-    folder.mkdir(parents=True, exist_ok=True)
-    account.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    print(f"\n{type(error).__name__}: {error}\nThe run stops here. The full account: {account}",
-          file=sys.stderr)
+    account, words = folder / FAILURE, "".join(traceback.format_exception(error))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        account.write_text(words, encoding="utf-8")
+        where = f"The full account: {account}"
+    except OSError as unwritten:
+        where = f"Nothing can be written to {folder}: {unwritten}"
+    print(f"\n{type(error).__name__}: {error}\nThe run stops here. {where}", file=sys.stderr)
     return 1
 
 
