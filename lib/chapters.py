@@ -146,6 +146,13 @@ def has_its_claims(notebook: Path, profile_name: str) -> bool:
     return found == book.metadata.get("companion", {}).get("claims") and bool(found or not begun)
 
 
+def lost_claims(notebooks: Iterable[Path], profile_name: str) -> list[str]:
+    """Return an account for each of these chapters that ran and has other claims now."""
+    return [f"{notebook.stem}: its claims are not those of its run, so they prove nothing. Close "
+            "it where else it is open, say in JupyterLab, and run this again."
+            for notebook in notebooks if not has_its_claims(notebook, profile_name)]
+
+
 def _read_copy(notebook: Path, profile_name: str) -> nbformat.NotebookNode:
     """The executed copy; an empty notebook if there is none, or one that was cut off."""
     try:

@@ -30,6 +30,10 @@ PAID_FOR = ("judges",)  # verdicts and the spending count: no --fresh removes th
 KINDS = {"check": "Checks of data and code", "finding": "Findings"}  # of claims, as printed
 
 
+class RefusedError(ValueError):
+    """What is asked for cannot be done here; nothing was begun."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What one run is to do: `done` and `marks` are as the store and the notebooks are now."""
@@ -91,22 +95,6 @@ def show(plan: Plan) -> None:
     print(f"In all: {words}." if left else "Nothing to do.", flush=True)
 
 
-def costs_of(profile: profiles.Profile, gpu: gpus.Gpu | None):
-    """Print what a real profile costs, on this machine's GPU unless one is named, and return it.
-
-    None if its model's sizes are not known before it is downloaded.
-    """
-    from lib.costs.estimate import costs
-
-    try:
-        expected = costs(profile, gpu or gpus.found())
-    except ValueError as unknown:
-        print(f"What this costs cannot be told: {unknown}", flush=True)
-        return None
-    print(expected, flush=True)
-    return expected
-
-
 def unusable(profile: profiles.Profile, look: bool) -> list[str]:
     """What is wrong with a real profile's folders, as far as that is told in seconds.
 
@@ -123,8 +111,8 @@ def unusable(profile: profiles.Profile, look: bool) -> list[str]:
     return wrong + [str(dataset.DatasetError(Path(profile.data), problems))] * bool(problems)
 
 
-def run(plan: Plan) -> list[str]:
-    """Do what the plan lists as not there yet; return one account for each failed notebook."""
+def run(plan: Plan) -> dict[Path, str]:
+    """Do what the plan lists as not there yet; return an account of each failed notebook."""
     progress = Progress([minutes for _, minutes, there in plan.lines() if not there])
     for step in plan.steps:
         if not plan.done[step.id]:
@@ -142,7 +130,7 @@ def _make(step, progress: Progress) -> None:
     progress.finish(step.name, step.minutes)
 
 
-def _execute(plan: Plan, progress: Progress) -> list[str]:
+def _execute(plan: Plan, progress: Progress) -> dict[Path, str]:
     """Execute the notebooks that are not current, as many at once as there are jobs."""
     waiting = [notebook for notebook in plan.notebooks if not plan.current[notebook]]
     failures = {}
@@ -159,7 +147,7 @@ def _execute(plan: Plan, progress: Progress) -> list[str]:
                     failures[notebook] = chapters.explain(notebook, plan.profile.name, error)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no kernel
-    return [failures[notebook] for notebook in sorted(failures)]
+    return dict(sorted(failures.items()))
 
 
 def _timed(work: Callable, *arguments) -> tuple[float, Exception | None]:
@@ -171,7 +159,7 @@ def _timed(work: Callable, *arguments) -> tuple[float, Exception | None]:
     return time.monotonic() - started, None
 
 
-def verdict(plan: Plan, failures: list[str]) -> int:
+def verdict(plan: Plan, failures: dict[Path, str]) -> int:
     """Print the claims of the plan's chapters and what went wrong; return the exit status."""
     table = claims.table(plan.profile)
     table = table[table.chapter.str[:2].isin([chapters.number(n) for n in plan.notebooks])]
@@ -179,25 +167,18 @@ def verdict(plan: Plan, failures: list[str]) -> int:
         print(f"\n{title}")
         for row in table[table.kind == kind].itertuples():
             print(f"  {row.chapter[:2]}  {row.verdict}: {row.claim} ({row.shown})")
-    wrong = [*failures, *_lost_claims(plan, failures)]
+    ran = [notebook for notebook in plan.notebooks if notebook not in failures]
+    wrong = [*failures.values(), *chapters.lost_claims(ran, plan.profile.name)]
     for each in wrong:
         print(f"\n{each}")
     print(f"\nFigures and tables: {paths.figures_dir(plan.profile.name)}")
     print(f"Notebooks with outputs: {paths.notebooks_dir(plan.profile.name)}")
     held = {kind: table.holds[table.kind == kind] for kind in KINDS}
-    print(f"{len(plan.notebooks) - len(failures)} of {len(plan.notebooks)} notebooks ran; "
+    print(f"{len(ran)} of {len(plan.notebooks)} notebooks ran; "
           + ("; ".join(f"{rows.sum()} of {len(rows)} {kind}s hold" for kind, rows in held.items())
              if plan.profile.strict else f"{len(table)} claims are not judged at this profile")
           + ".", flush=True)
     return int(bool(wrong) or (plan.profile.strict and not held["check"].all()))
-
-
-def _lost_claims(plan: Plan, failures: list[str]) -> list[str]:
-    """An account for each chapter that ran and whose claims are not those that it recorded."""
-    ran = [n for n in plan.notebooks if not any(f.startswith(n.stem) for f in failures)]
-    return [f"{notebook.stem}: its claims are not those of its run, so they prove nothing. Close "
-            "it where else it is open, say in JupyterLab, and run this again." for notebook in ran
-            if not chapters.has_its_claims(notebook, plan.profile.name)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -212,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = paths.profile_dir(chosen.profile.name)
     try:
         return _look(chosen) if chosen.list else _work(chosen, folder)
-    except disk.BusyError as error:
+    except (RefusedError, disk.BusyError) as error:
         print(error, file=sys.stderr)
         return 2
     except Missing as error:
@@ -222,17 +203,34 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(error, folder)
 
 
+def _expected(chosen):
+    """Print and return what a real profile costs; None of others, or where it cannot be told.
+
+    On this machine's GPU unless one is named. Raises RefusedError if it cannot be done here.
+    """
+    if not chosen.profile.real:
+        return None
+    from lib.costs.estimate import costs  # takes seconds to import
+
+    if wrong := unusable(chosen.profile, chosen.list):
+        raise RefusedError("\n".join(wrong))
+    try:
+        expected = costs(chosen.profile, chosen.gpu or gpus.found())
+    except ValueError as unknown:  # its model's sizes, before it is downloaded
+        print(f"What this costs cannot be told: {unknown}", flush=True)
+        return None
+    print(expected, flush=True)
+    if expected.problems and not chosen.list:
+        raise RefusedError("Nothing was begun.")
+    return expected
+
+
 def _look(chosen) -> int:
     """Show the plan of these options, and do nothing."""
-    expected = None
-    if chosen.profile.real:
-        if wrong := unusable(chosen.profile, True):
-            print("\n".join(wrong), file=sys.stderr)
-            return 2
-        expected = costs_of(chosen.profile, chosen.gpu)
-        if chosen.profile.data is None:
-            print("Which steps are there already can be told once --data names the dataset.")
-            return 0
+    expected = _expected(chosen)
+    if chosen.profile.real and chosen.profile.data is None:
+        print("Which steps are there already can be told once --data names the dataset.")
+        return 0
     try:
         with _engine(chosen) as engine:
             show(make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected))
@@ -246,14 +244,7 @@ def _work(chosen, folder: Path) -> int:
     if chosen.fresh and folder.exists():
         print(f"Removing {folder}", flush=True)
         disk.clear(folder, PAID_FOR)
-    expected = None
-    if chosen.profile.real:
-        if wrong := unusable(chosen.profile, False):
-            print("\n".join(wrong), file=sys.stderr)
-            return 2
-        expected = costs_of(chosen.profile, chosen.gpu)
-        if expected and expected.problems:
-            return 2
+    expected = _expected(chosen)
     with disk.at_work(folder), _engine(chosen) as engine:
         plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
         show(plan)

@@ -14,6 +14,7 @@ import threading
 from math import nan
 from pathlib import Path
 
+from lib import disk
 from lib.judging.verdicts import Verdict
 
 
@@ -93,3 +94,4 @@ class Cache:
         if os.write(self._file, line) != len(line):
             raise OSError(f"{self.path} could not be written to the end: is the disk full? Make "
                           "room and run this again; what was judged before is kept.")
+        disk.sync(self._file)  # it was paid for: no power cut may take it
