@@ -94,7 +94,7 @@ def dataset(profile: Profile, report: Report = quiet) -> Made:
 
 def _check_dataset(profile: Profile, folder: Path) -> dict:
     read = datasets.read(sources.folder(data_of(profile), "dataset"))
-    dataset_report.report(read).to_csv(folder / "report.csv")
+    runs.write_csv(folder / "report.csv", dataset_report.report(read))
     (folder / "report.txt").write_text(f"{dataset_report.text(read)}\n", encoding="utf-8")
     return {"train": len(read.train), "val": len(read.val), **dataset_report.spellings(read),
             "data": str(read.root)}  # where `leaks` finds what must not be published
