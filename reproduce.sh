@@ -16,7 +16,7 @@
 #       [--address A]      on this machine, or of the cluster at A: HOST:PORT of its head, or auto
 #     --list               show the plan, what it costs and what is there already; do nothing
 #     --gpu NAME           with --list: costs on this GPU, such as h100, instead of the one here
-#     --fresh              remove the profile's results first
+#     --fresh              remove the profile's results first, but not what judges were paid for
 #     --publish            after a full run, copy its notebooks to notebooks/, figures to figures/
 #   ./reproduce.sh --test  run the tests instead
 #
