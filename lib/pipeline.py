@@ -204,10 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _expected(chosen):
-    """Print and return what a real profile costs; None of others, or where it cannot be told.
-
-    On this machine's GPU unless one is named. Raises RefusedError if it cannot be done here.
-    """
+    """Print and return what a real profile costs; None of others. RefusedError: not here."""
     if not chosen.profile.real:
         return None
     from lib.costs.estimate import costs  # takes seconds to import
@@ -227,11 +224,11 @@ def _expected(chosen):
 
 def _look(chosen) -> int:
     """Show the plan of these options, and do nothing."""
-    expected = _expected(chosen)
-    if chosen.profile.real and chosen.profile.data is None:
-        print("Which steps are there already can be told once --data names the dataset.")
-        return 0
     try:
+        expected = _expected(chosen)
+        if chosen.profile.real and chosen.profile.data is None:
+            print("Which steps are there already can be told once --data names the dataset.")
+            return 0
         with _engine(chosen) as engine:
             show(make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected))
     except Missing as error:  # the costs need neither the model nor a network
@@ -245,26 +242,26 @@ def _work(chosen, folder: Path) -> int:
         print(f"Removing {folder}", flush=True)
         disk.clear(folder, PAID_FOR)
     expected = _expected(chosen)
-    with disk.at_work(folder), _engine(chosen) as engine:
-        plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
-        show(plan)
-        (folder / FAILURE).unlink(missing_ok=True)
-        failures = run(plan)
-    with chapters.at_rest(plan.notebooks, plan.profile.name):
-        status = verdict(plan, failures)
-        if chosen.publish and failures:
-            print("Nothing is published, because not every notebook ran.")
-        elif chosen.publish:
-            status = max(status, publish_all(plan))
-    return status
+    with disk.at_work(folder):
+        with _engine(chosen) as engine:
+            plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
+            show(plan)
+            (folder / FAILURE).unlink(missing_ok=True)
+            failures = run(plan)
+        with chapters.at_rest(plan.notebooks, plan.profile.name):
+            status = verdict(plan, failures)
+            return max(status, publish_all(plan, failures)) if chosen.publish else status
 
 
 def _engine(chosen):
     return engines.start(chosen.engine, chosen.jobs, chosen.profile.runtime.device, chosen.address)
 
 
-def publish_all(plan: Plan) -> int:
-    """Publish the plan's notebooks; 1 if they hold what may not be published."""
+def publish_all(plan: Plan, failures: dict[Path, str]) -> int:
+    """Publish the plan's notebooks; 1 if one failed or they hold what may not be published."""
+    if failures:
+        print("Nothing is published, because not every notebook ran.")
+        return 1
     try:
         publish(plan.notebooks, plan.profile.name)
     except PublishError as error:
