@@ -249,8 +249,7 @@ def _work(chosen, folder: Path) -> int:
             (folder / FAILURE).unlink(missing_ok=True)
             failures = run(plan)
         with chapters.at_rest(plan.notebooks, plan.profile.name):
-            status = verdict(plan, failures)
-            return max(status, publish_all(plan, failures)) if chosen.publish else status
+            return max(verdict(plan, failures), chosen.publish and publish_all(plan, failures))
 
 
 def _engine(chosen):

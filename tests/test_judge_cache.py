@@ -1,5 +1,6 @@
 """`lib/judging/cache.py`."""
 
+import os
 import subprocess
 import sys
 
@@ -88,3 +89,11 @@ def test_a_judge_s_file_stays_in_its_folder_whatever_its_name(name, tmp_path):
     assert len(file_name(name)) < 100
     (tmp_path / file_name(name)).touch()
     assert file_name(name) != file_name(name + "x")
+
+
+def test_what_was_paid_for_is_on_the_disk_before_it_is_counted(tmp_path, monkeypatch):
+    flushed, sync = [], os.fsync
+    cache = Cache(tmp_path / "judge.jsonl")
+    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(cache.tokens), sync(handle)))
+    cache.add((10, 2))
+    assert (flushed, cache.tokens) == ([(0, 0)], (10, 2))
