@@ -17,7 +17,7 @@
 #       [--address A]      on this machine, or of the cluster at A: HOST:PORT of its head, or auto
 #     --list               show the plan, what it costs and what is there already; do nothing
 #     --gpu NAME           with --list: costs on this GPU, such as h100, instead of the one here
-#     --fresh              remove the profile's results first
+#     --fresh              remove the profile's results first, but not what judges were paid for
 #     --publish            after a full run, copy its notebooks to notebooks/, figures to figures/
 #   ./reproduce.sh --test  run the tests instead
 #
@@ -27,6 +27,9 @@
 set -euo pipefail
 export SAFEERASER_CALLED_FROM=$PWD  # --model and --data may be relative to it
 cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
+# Settings of the user's that would make a useless .venv, or install past it; pip's flags below are
+# for those that stand in its configuration file.
+unset PYTHONSAFEPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 stamp=.venv/.requirements.lock  # a copy of what was installed, written last
 
 say() { printf '%s\n' "$*" >&2; }
@@ -55,7 +58,8 @@ make_venv() {
     lock=.venv/requirements-without-torch.lock
     grep -v '^torch==' requirements.lock > "$lock"
   fi
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock" ||
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    --no-user --target "" --root / --prefix "$PWD/.venv" -r "$lock" ||
     stop "The packages could not be installed (see above). Run this again to try once more."
   cp requirements.lock "$stamp"
 }

@@ -10,6 +10,7 @@ Nothing here imports from a file further down this list.
     costs/shapes           the sizes of a LLaVA, and how many parameters are where
     costs/arithmetic       tokens -> FLOPs and bytes of training and generation
     provenance             where a result comes from: commit, packages, machine
+    disk                   flushes and locks, also where a file system lacks them
     runs                   results on disk, written once, whole or not at all
     progress               one line per step, with the time that is left
     journal                what was said so far, for an evaluation that was killed

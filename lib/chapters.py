@@ -11,19 +11,21 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import nbformat
 import papermill
 import psutil
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import strip_color
 
-from lib import paths
+from lib import claims, disk, paths
 from lib.missing import Missing
 
+INLINE = "module://matplotlib_inline.backend_inline"  # shows a notebook's figures
 KERNEL_STARTS = 3  # kernels that start at the same moment can collide on a port
 START_SECONDS = 180  # a loaded machine is slow, not broken
 
@@ -53,7 +55,7 @@ def choose(only: str | None) -> list[Path]:
 
 def check_parameters(notebook: Path, names: Iterable[str]) -> None:
     """Raise ValueError unless the notebook's cell tagged `parameters` sets every one of `names`."""
-    known = papermill.inspect_notebook(notebook)  # papermill itself only logs a warning
+    known = papermill.inspect_notebook(_as_it_is(notebook))  # papermill only logs a warning
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}; the cell tagged "
@@ -78,18 +80,38 @@ def source_sha256(book: nbformat.NotebookNode) -> str:
 
 
 def without_magics(source: str) -> str:
-    """Return a cell's source as Python alone, without the lines that only IPython reads."""
-    return "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
+    """Return a cell's source as Python alone: what IPython makes of `%`, `!`, `?` and their like.
+
+    Of a cell for another program (`%%html`) nothing is left.
+    """
+    first, _, rest = source.lstrip().partition("\n")
+    python = TransformerManager().transform_cell(rest if first.startswith("%%") else source)
+    try:
+        ast.parse(python)
+    except SyntaxError:
+        return "" if first.startswith("%%") else python
+    return python
 
 
 def figure_names(book: nbformat.NotebookNode) -> list[str]:
-    """Return the names that the notebook passes to `plots.save(figure, frame, name, ...)`."""
+    """Return the names that the notebook passes to `plots.save(figure, frame, name, ...)`.
+
+    A name that is not written out there, but computed, is left out.
+    """
     calls = [node for cell in book.cells if cell.cell_type == "code"
-             for node in ast.walk(ast.parse(without_magics(cell.source)))
+             for node in ast.walk(_parsed(cell.source))
              if isinstance(node, ast.Call) and ast.unparse(node.func) == "plots.save"]
     named = [(*call.args[2:3], *(k.value for k in call.keywords if k.arg == "name"))
              for call in calls]
-    return [ast.literal_eval(name) for names in named for name in names]
+    return [name.value for names in named for name in names if isinstance(name, ast.Constant)]
+
+
+def _parsed(source: str) -> ast.Module:
+    """The cell as Python; as nothing where it is none, such as a cell whose error is the point."""
+    try:
+        return ast.parse(without_magics(source))
+    except SyntaxError:
+        return ast.Module([], [])
 
 
 def fingerprint(notebook: Path, profile_name: str, step_ids: Iterable[str]) -> str:
@@ -107,17 +129,36 @@ def executed_copy(notebook: Path, profile_name: str) -> Path:
 
 def is_current(notebook: Path, profile_name: str, mark: str) -> bool:
     """Tell whether the executed copy has this fingerprint and all that it wrote is still there."""
-    copy = executed_copy(notebook, profile_name)
-    if not copy.exists():
-        return False
-    book = read(copy)
+    book = _read_copy(notebook, profile_name)
     companion = book.metadata.get("companion", {})  # a profile need not draw every figure
-    written = [_figure(profile_name, name) for name in companion.get("figures", [])]
-    claims = paths.profile_dir(profile_name) / "claims"
-    if any("claims.start(" in cell.source for cell in book.cells):
-        written += list(claims.glob(f"{number(notebook)}*.json")) or [claims / "missing"]
-    return (companion.get("fingerprint") == mark
-            and all(path.exists() for path in written))
+    return (companion.get("fingerprint") == mark and has_its_claims(notebook, profile_name)
+            and all(_figure(profile_name, name).exists() for name in companion["figures"]))
+
+
+def has_its_claims(notebook: Path, profile_name: str) -> bool:
+    """Tell whether the chapter's list of claims is what its executed copy recorded.
+
+    It is not when someone runs the chapter elsewhere, say in JupyterLab, or has removed the list.
+    """
+    book = _read_copy(notebook, profile_name)
+    begun = any("claims.start(" in cell.source for cell in book.cells)
+    found = claims.recorded(profile_name, number(notebook))
+    return found == book.metadata.get("companion", {}).get("claims") and bool(found or not begun)
+
+
+def lost_claims(notebooks: Iterable[Path], profile_name: str) -> list[str]:
+    """Return an account for each of these chapters that ran and has other claims now."""
+    return [f"{notebook.stem}: its claims are not those of its run, so they prove nothing. Close "
+            "it where else it is open, say in JupyterLab, and run this again."
+            for notebook in notebooks if not has_its_claims(notebook, profile_name)]
+
+
+def _read_copy(notebook: Path, profile_name: str) -> nbformat.NotebookNode:
+    """The executed copy; an empty notebook if there is none, or one that was cut off."""
+    try:
+        return read(executed_copy(notebook, profile_name))
+    except (FileNotFoundError, ValueError, nbformat.ValidationError):
+        return nbformat.v4.new_notebook()
 
 
 def _figure(profile_name: str, name: str) -> Path:
@@ -137,7 +178,7 @@ def kernels(threads: int) -> Iterator[None]:
         spec = Path(folder, "kernels", "python3", "kernel.json")
         spec.parent.mkdir(parents=True)
         environment = {"SAFEERASER_HEADLESS": "1", "OMP_NUM_THREADS": str(threads),
-                       "IPYTHONDIR": str(Path(folder, "ipython"))}
+                       "IPYTHONDIR": str(Path(folder, "ipython")), "MPLBACKEND": INLINE}
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}",
                    "--log-level=ERROR"]  # it would warn, after our last line, that we are gone
         spec.write_text(json.dumps({"argv": command, "display_name": "Python 3 (ipykernel)",
@@ -159,23 +200,50 @@ def kernels(threads: int) -> Iterator[None]:
 def execute(notebook: Path, profile_name: str, mark: str) -> None:
     """Execute a notebook inside `kernels()`; its copy gets its final name when it is whole.
 
-    Raises what papermill raises; the cells up to there are then in NN_name.unfinished.ipynb.
+    Of several processes that want the same one executed, one does it and the others wait. Raises
+    what papermill raises; the cells up to there are then in NN_name.unfinished.ipynb.
     """
+    lock = _lock(notebook, profile_name)
+    with disk.locked(lock, wait=False) as first:
+        if first:
+            _execute(notebook, profile_name, mark)
+    if not first:
+        with disk.locked(lock):
+            if not is_current(notebook, profile_name, mark):
+                _execute(notebook, profile_name, mark)
+
+
+@contextmanager
+def at_rest(notebooks: Iterable[Path], profile_name: str) -> Iterator[None]:
+    """Let no other process execute these notebooks until the end of the block."""
+    with ExitStack() as stack:
+        for notebook in notebooks:
+            stack.enter_context(disk.locked(_lock(notebook, profile_name), shared=True))
+        yield
+
+
+def _lock(notebook: Path, profile_name: str) -> Path:
+    return paths.profile_dir(profile_name) / disk.LOCKS / notebook.stem
+
+
+def _execute(notebook: Path, profile_name: str, mark: str) -> None:
     copy = executed_copy(notebook, profile_name)
     unfinished = copy.with_suffix(".unfinished.ipynb")
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.unlink(missing_ok=True)
     book = _papermill(notebook, unfinished, {"profile_name": profile_name})
     drawn = [name for name in figure_names(book) if _figure(profile_name, name).exists()]
-    book.metadata["companion"] = {"fingerprint": mark, "figures": drawn}
+    book.metadata["companion"] = {"fingerprint": mark, "figures": drawn,
+                                  "claims": claims.recorded(profile_name, number(notebook))}
     nbformat.write(book, unfinished)
+    disk.flush(unfinished)
     os.replace(unfinished, copy)
 
 
 def _papermill(notebook: Path, output: Path, parameters: dict) -> nbformat.NotebookNode:
-    attempt = partial(papermill.execute_notebook, notebook, output, parameters,
-                      kernel_name="python3", language="python", cwd=paths.ROOT,
-                      progress_bar=False, start_timeout=START_SECONDS)
+    attempt = partial(papermill.execute_notebook, _as_it_is(notebook), _as_it_is(output),
+                      parameters, kernel_name="python3", language="python",
+                      cwd=paths.ROOT, progress_bar=False, start_timeout=START_SECONDS)
     for _ in range(KERNEL_STARTS - 1):
         try:
             return attempt()
@@ -184,6 +252,11 @@ def _papermill(notebook: Path, output: Path, parameters: dict) -> nbformat.Noteb
         except RuntimeError:  # did not start
             continue
     return attempt()
+
+
+def _as_it_is(path: Path) -> str:
+    """A path for papermill, which would put parameters into its braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def explain(notebook: Path, profile_name: str, error: Exception) -> str:

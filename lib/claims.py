@@ -6,13 +6,14 @@ result, and the pipeline reports it. On a profile that is not strict (too small 
 are recorded and shown, but not judged.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import discretion, paths, runs
+from lib import discretion, disk, paths, runs
 from lib.profiles import Profile
 
 NOT_HELD_OUT = {
@@ -26,7 +27,8 @@ COLUMNS = ["chapter", "kind", "claim", "verdict", "holds", "shown"]
 
 def start(profile: Profile, chapter: str) -> None:
     """Begin a chapter's list of claims afresh, as the first cell of each notebook run does."""
-    runs.write_json(_file(profile, chapter), [])
+    with disk.locked(_lock(profile, chapter)):
+        runs.write_json(_file(profile, chapter), [])
 
 
 def headline(per_answer: pd.DataFrame) -> str:
@@ -55,17 +57,28 @@ def finding(profile: Profile, chapter: str, text: str, holds: bool, shown: str) 
 
 def _record(profile: Profile, chapter: str, kind: str, text: str, holds: bool, shown: str) -> None:
     holds = isinstance(holds, (bool, np.bool_)) and bool(holds)
-    file = _file(profile, chapter)
-    others = [row for row in runs.read_json(file) if row["claim"] != text] if file.exists() else []
-    runs.write_json(file, [*others, {"kind": kind, "claim": text, "holds": holds, "shown": shown}])
+    file, claim = _file(profile, chapter), {"kind": kind, "claim": text, "holds": holds,
+                                            "shown": shown}
+    with disk.locked(_lock(profile, chapter)):
+        known = runs.read_json(file) if file.exists() else []
+        runs.write_json(file, [*(row for row in known if row["claim"] != text), claim])
     display(_Line(_verdict(profile, holds), text, shown))
 
 
 def table(profile: Profile) -> pd.DataFrame:
     """Return every claim of the profile: chapter, kind, claim, verdict, holds (bool), shown."""
+    files = sorted(_folder(profile.name).glob("*.json"))
     rows = [{"chapter": file.stem, "verdict": _verdict(profile, row["holds"]), **row}
-            for file in sorted(_folder(profile).glob("*.json")) for row in runs.read_json(file)]
+            for file in files for row in runs.read_json(file)]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"holds": bool})
+
+
+def recorded(profile_name: str, chapter: str) -> list[dict]:
+    """Return the claims of the chapters whose names begin so; none where a list cannot be read."""
+    with suppress(ValueError):
+        return [row for file in sorted(_folder(profile_name).glob(f"{chapter}*.json"))
+                for row in runs.read_json(file)]
+    return []
 
 
 def _verdict(profile: Profile, holds: bool) -> str:
@@ -74,12 +87,16 @@ def _verdict(profile: Profile, holds: bool) -> str:
     return "✓ holds" if holds else "✗ does not hold"
 
 
-def _folder(profile: Profile) -> Path:
-    return paths.profile_dir(profile.name) / "claims"
+def _folder(profile_name: str) -> Path:
+    return paths.profile_dir(profile_name) / "claims"
 
 
 def _file(profile: Profile, chapter: str) -> Path:
-    return _folder(profile) / f"{chapter}.json"
+    return _folder(profile.name) / f"{chapter}.json"
+
+
+def _lock(profile: Profile, chapter: str) -> Path:
+    return paths.profile_dir(profile.name) / disk.LOCKS / f"claims-{chapter}"
 
 
 class _Line:

@@ -265,15 +265,3 @@ def markdown(text: object) -> str:
     '&#60;b&#62;&#36;x&#36;&#60;/b&#62;'
     """
     return ACTIVE.sub(lambda found: f"&#{ord(found[0])};", plain(text))
-
-
-def cell(value: object) -> object:
-    """A value for a CSV file: a text that a spreadsheet would run is marked as one.
-
-    >>> cell("=1+1")
-    "'=1+1"
-    """
-    if not isinstance(value, str):
-        return value
-    line = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in value)
-    return f"'{line}" if line.lstrip().startswith(("=", "+", "-", "@")) else line

@@ -31,6 +31,8 @@ WHOLE = 1000  # characters of a text in a table, which may be a paragraph
 TABLE = "border-collapse:collapse;color:var(--jp-content-font-color1,inherit)"
 CELL = ("text-align:left;vertical-align:top;padding:8px 12px;border-bottom:1px solid #8886;"
         "min-width:7em;max-width:24em;line-height:1.4;overflow-wrap:anywhere")  # fmt: skip
+NO_WIDGETS = ("Here would be menus, but this JupyterLab cannot show them: install "
+              "jupyterlab_widgets into the environment that it runs in, and load this page again.")
 CHIP = "display:inline-block;color:#000;border-radius:3px;padding:0 5px;font-size:92%"
 NO_MATH = "mathjax_ignore"  # the class that keeps JupyterLab from setting "$5 or $6" as a formula
 Model = Callable[[Path, str], str]  # picture, question -> answer
@@ -180,7 +182,15 @@ def ask(models: dict[str, Model], pictures: dict[str, Path], questions: Sequence
             button.disabled = False
 
     button.on_click(clicked)
-    return widgets.VBox([picture, question, button, answers])
+    return _Menu([picture, question, button, answers])
+
+
+class _Menu(widgets.VBox):
+    """A box that says what is missing where the lab, in another environment, cannot show it."""
+
+    def _repr_mimebundle_(self, **kwargs):
+        data = super()._repr_mimebundle_(**kwargs)
+        return None if data is None else data | {"text/plain": NO_WIDGETS}
 
 
 def _ask_all(models: dict, pictures: dict, name: str, question: str, show_harmful: bool) -> HTML:

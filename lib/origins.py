@@ -103,7 +103,7 @@ def _check_dataset(profile: Profile, folder: Path) -> dict:
     keep(read.left_out, folder)
     if read.left_out:
         print(f"\n{dataset_report.said(read)}", flush=True)
-    dataset_report.report(read).to_csv(folder / "report.csv")
+    runs.write_csv(folder / "report.csv", dataset_report.report(read))
     (folder / "report.txt").write_text(f"{dataset_report.text(read)}\n", encoding="utf-8")
     return {"train": len(read.train), "val": len(read.val), **dataset_report.spellings(read),
             "data": str(read.root)}  # where `leaks` finds what must not be published

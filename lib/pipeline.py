@@ -8,7 +8,6 @@ a result: it is printed, and changes no status.
 
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lib import chapters, claims, engines, options, paths, profiles
+from lib import chapters, claims, disk, engines, options, paths, profiles
 from lib.costs import gpus
 from lib.missing import Missing
 from lib.progress import Progress, minutes_in_words
@@ -27,7 +26,12 @@ from lib.publish import PublishError, publish
 
 NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
 FAILURE = "failure.txt"
+PAID_FOR = ("judges",)  # verdicts and the spending count: no --fresh removes them
 KINDS = {"check": "Checks of data and code", "finding": "Findings"}  # of claims, as printed
+
+
+class RefusedError(ValueError):
+    """What is asked for cannot be done here; nothing was begun."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +96,6 @@ def show(plan: Plan) -> None:
     print(f"In all: {words}." if left else "Nothing to do.", flush=True)
 
 
-def costs_of(profile: profiles.Profile, gpu: gpus.Gpu | None):
-    """Print what a real profile costs, on this machine's GPU unless one is named, and return it.
-
-    None if its model's sizes are not known before it is downloaded.
-    """
-    from lib.costs.estimate import costs
-
-    try:
-        expected = costs(profile, gpu or gpus.found())
-    except ValueError as unknown:
-        print(f"What this costs cannot be told: {unknown}", flush=True)
-        return None
-    print(expected, flush=True)
-    return expected
-
-
 def unusable(profile: profiles.Profile, look: bool) -> list[str]:
     """What is wrong with a real profile's folders, as far as that is told in seconds.
 
@@ -130,8 +118,8 @@ def unusable(profile: profiles.Profile, look: bool) -> list[str]:
     return wrong
 
 
-def run(plan: Plan) -> list[str]:
-    """Do what the plan lists as not there yet; return one account for each failed notebook."""
+def run(plan: Plan) -> dict[Path, str]:
+    """Do what the plan lists as not there yet; return an account of each failed notebook."""
     progress = Progress([minutes for _, minutes, there in plan.lines() if not there])
     for step in plan.steps:
         if not plan.done[step.id]:
@@ -149,7 +137,7 @@ def _make(step, progress: Progress) -> None:
     progress.finish(step.name, step.minutes)
 
 
-def _execute(plan: Plan, progress: Progress) -> list[str]:
+def _execute(plan: Plan, progress: Progress) -> dict[Path, str]:
     """Execute the notebooks that are not current, as many at once as there are jobs."""
     waiting = [notebook for notebook in plan.notebooks if not plan.current[notebook]]
     failures = {}
@@ -166,7 +154,7 @@ def _execute(plan: Plan, progress: Progress) -> list[str]:
                     failures[notebook] = chapters.explain(notebook, plan.profile.name, error)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no kernel
-    return [failures[notebook] for notebook in sorted(failures)]
+    return dict(sorted(failures.items()))
 
 
 def _timed(work: Callable, *arguments) -> tuple[float, Exception | None]:
@@ -178,7 +166,7 @@ def _timed(work: Callable, *arguments) -> tuple[float, Exception | None]:
     return time.monotonic() - started, None
 
 
-def verdict(plan: Plan, failures: list[str]) -> int:
+def verdict(plan: Plan, failures: dict[Path, str]) -> int:
     """Print the claims of the plan's chapters and what went wrong; return the exit status."""
     table = claims.table(plan.profile)
     table = table[table.chapter.str[:2].isin([chapters.number(n) for n in plan.notebooks])]
@@ -186,16 +174,18 @@ def verdict(plan: Plan, failures: list[str]) -> int:
         print(f"\n{title}")
         for row in table[table.kind == kind].itertuples():
             print(f"  {row.chapter[:2]}  {row.verdict}: {row.claim} ({row.shown})")
-    for failure in failures:
-        print(f"\n{failure}")
+    ran = [notebook for notebook in plan.notebooks if notebook not in failures]
+    wrong = [*failures.values(), *chapters.lost_claims(ran, plan.profile.name)]
+    for each in wrong:
+        print(f"\n{each}")
     print(f"\nFigures and tables: {paths.figures_dir(plan.profile.name)}")
     print(f"Notebooks with outputs: {paths.notebooks_dir(plan.profile.name)}")
     held = {kind: table.holds[table.kind == kind] for kind in KINDS}
-    print(f"{len(plan.notebooks) - len(failures)} of {len(plan.notebooks)} notebooks ran; "
+    print(f"{len(ran)} of {len(plan.notebooks)} notebooks ran; "
           + ("; ".join(f"{rows.sum()} of {len(rows)} {kind}s hold" for kind, rows in held.items())
              if plan.profile.strict else f"{len(table)} claims are not judged at this profile")
           + ".", flush=True)
-    return int(bool(failures) or (plan.profile.strict and not held["check"].all()))
+    return int(bool(wrong) or (plan.profile.strict and not held["check"].all()))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -208,47 +198,76 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.test:
         return subprocess.call([sys.executable, "-m", "pytest"], cwd=paths.ROOT)
     folder = paths.profile_dir(chosen.profile.name)
-    if chosen.fresh and not chosen.list and folder.exists():
-        print(f"Removing {folder}", flush=True)
-        shutil.rmtree(folder)
     try:
-        expected = None
-        if chosen.profile.real:
-            if wrong := unusable(chosen.profile, chosen.list):
-                print("\n".join(wrong), file=sys.stderr)
-                return 2
-            expected = costs_of(chosen.profile, chosen.gpu)
-            if expected and expected.problems and not chosen.list:
-                return 2
-        if chosen.profile.real and chosen.profile.data is None:  # then it is a --list
-            print("Which steps are there already can be told once --data names the dataset.")
-            return 0
-        with engines.start(chosen.engine, chosen.jobs, chosen.profile.runtime.device,
-                           chosen.address) as engine:
-            plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
-            show(plan)
-            if chosen.list:
-                return 0
-            (folder / FAILURE).unlink(missing_ok=True)
-            failures = run(plan)
+        return _look(chosen) if chosen.list else _work(chosen, folder)
+    except (RefusedError, disk.BusyError) as error:
+        print(error, file=sys.stderr)
+        return 2
     except Missing as error:
-        if chosen.list:  # the costs need neither the model nor a network
-            print(f"Which steps are there already cannot be told: {error}")
-            return 0
         print(f"\n{error}", file=sys.stderr)
         return 1
     except Exception as error:
         return fail(error, folder)
-    status = verdict(plan, failures)
-    if chosen.publish and failures:
+
+
+def _expected(chosen):
+    """Print and return what a real profile costs; None of others. RefusedError: not here."""
+    if not chosen.profile.real:
+        return None
+    from lib.costs.estimate import costs  # takes seconds to import
+
+    if wrong := unusable(chosen.profile, chosen.list):
+        raise RefusedError("\n".join(wrong))
+    try:
+        expected = costs(chosen.profile, chosen.gpu or gpus.found())
+    except ValueError as unknown:  # its model's sizes, before it is downloaded
+        print(f"What this costs cannot be told: {unknown}", flush=True)
+        return None
+    print(expected, flush=True)
+    if expected.problems and not chosen.list:
+        raise RefusedError("Nothing was begun.")
+    return expected
+
+
+def _look(chosen) -> int:
+    """Show the plan of these options, and do nothing."""
+    try:
+        expected = _expected(chosen)
+        if chosen.profile.real and chosen.profile.data is None:
+            print("Which steps are there already can be told once --data names the dataset.")
+            return 0
+        with _engine(chosen) as engine:
+            show(make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected))
+    except Missing as error:  # the costs need neither the model nor a network
+        print(f"Which steps are there already cannot be told: {error}")
+    return 0
+
+
+def _work(chosen, folder: Path) -> int:
+    """Do what these options ask for; return the exit status."""
+    if chosen.fresh and folder.exists():
+        print(f"Removing {folder}", flush=True)
+        disk.clear(folder, PAID_FOR)
+    expected = _expected(chosen)
+    with disk.at_work(folder):
+        with _engine(chosen) as engine:
+            plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
+            show(plan)
+            (folder / FAILURE).unlink(missing_ok=True)
+            failures = run(plan)
+        with chapters.at_rest(plan.notebooks, plan.profile.name):
+            return max(verdict(plan, failures), chosen.publish and publish_all(plan, failures))
+
+
+def _engine(chosen):
+    return engines.start(chosen.engine, chosen.jobs, chosen.profile.runtime.device, chosen.address)
+
+
+def publish_all(plan: Plan, failures: dict[Path, str]) -> int:
+    """Publish the plan's notebooks; 1 if one failed or they hold what may not be published."""
+    if failures:
         print("Nothing is published, because not every notebook ran.")
-    elif chosen.publish:
-        status = max(status, publish_all(plan))
-    return status
-
-
-def publish_all(plan: Plan) -> int:
-    """Publish the plan's notebooks; 1 if they hold what may not be published."""
+        return 1
     try:
         publish(plan.notebooks, plan.profile.name)
     except PublishError as error:
@@ -260,11 +279,14 @@ def publish_all(plan: Plan) -> int:
 
 def fail(error: Exception, folder: Path) -> int:
     """Print what made the run stop, in its own words; the traceback goes to a file in `folder`."""
-    account = folder / FAILURE
-    folder.mkdir(parents=True, exist_ok=True)
-    account.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    print(f"\n{type(error).__name__}: {error}\nThe run stops here. The full account: {account}",
-          file=sys.stderr)
+    account, words = folder / FAILURE, "".join(traceback.format_exception(error))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        account.write_text(words, encoding="utf-8")
+        where = f"The full account: {account}"
+    except OSError as unwritten:
+        where = f"Nothing can be written to {folder}: {unwritten}"
+    print(f"\n{type(error).__name__}: {error}\nThe run stops here. {where}", file=sys.stderr)
     return 1
 
 

@@ -4,11 +4,9 @@ The same sign means the same thing in every figure: a colour is a method, a hatc
 marker (points) is "with PD", a hollow dashed bar is the paper's value.
 """
 
-import fcntl
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, wraps
 from pathlib import Path
 
@@ -26,13 +24,16 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from lib import discretion
+from lib import discretion, disk
 from lib.judging.verdicts import UNJUDGED
-from lib.runs import read_json, write_json
+from lib.runs import read_json, write_csv, write_json
 
+mpl.style.use("default")  # a user's matplotlibrc (text.usetex and its kin) is for other figures
 # Here, not by the first figure: it is drawn inside an rc_context, at whose end the "interactive"
 # that Jupyter's backend sets would be off again, and a notebook would show its first figure only.
 plt.switch_backend(mpl.get_backend())
+if hasattr(get_ipython(), "kernel") and mpl.get_backend().lower() == "agg":
+    get_ipython().run_line_magic("matplotlib", "inline")  # Agg, of the environment, shows nothing
 
 # Okabe and Ito's colours, which stay apart for every common kind of colour blindness.
 METHOD_COLOURS = {
@@ -127,9 +128,7 @@ def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str,
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None, "Description": alt})
     table = pd.DataFrame(frame).drop(columns="image", errors="ignore")
     table = discretion.frame(table, show_harmful)
-    texts = [name for name in table if table[name].dtype.kind not in "biuf"]
-    table = table.assign(**{each: [*map(discretion.cell, table[each])] for each in texts})
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    write_csv(folder / f"{name}.csv", table, index=False, float_format="%.6g")
     _note_alt(folder / "alt.json", name, alt)
     if get_ipython() is not None:
         display(fig, metadata={"image/png": {"alt": alt}})
@@ -137,21 +136,8 @@ def save(fig: plt.Figure, frame, name: str, folder: Path, alt: str,
 
 
 def _note_alt(texts: Path, name: str, alt: str) -> None:
-    with _locked(texts):
+    with disk.locked(texts.parent / disk.LOCKS / texts.name):  # publish copies what is beside it
         write_json(texts, (read_json(texts) if texts.exists() else {}) | {name: alt})
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from `path` while it is read, changed and replaced.
-
-    The lock is a file in a hidden folder: lib/publish.py copies every file beside `path`.
-    """
-    lock = path.parent / ".locks" / path.name
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # ends when the file is closed, by death too
-        yield
 
 
 def figure(*columns: str) -> Callable:

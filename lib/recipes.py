@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from lib import dataset as datasets
-from lib import evaluate, judges, losses, origins, quirks, runs, vllm_engine
+from lib import disk, evaluate, judges, losses, origins, quirks, runs, vllm_engine
 from lib import model as models
 from lib.batching import Packer
 from lib.judges import RuleJudge
@@ -194,6 +194,7 @@ def _train(profile: Profile, chosen: Run, report: Report, folder: Path, read: da
     model, history, probes = unlearn(model, packer(profile, model, processor, seen), read,
                                      task(profile, chosen), folder / "checkpoint", probe, report)
     model.save_pretrained(folder / "adapter")
+    disk.flush_all(folder / "adapter")  # before probes.jsonl, which says that it is there
     for name, rows in (("history", history), ("probes", probes)):
         runs.write_jsonl(folder / f"{name}.jsonl", [dict(sorted(one.items())) for one in rows])
     return model

@@ -11,7 +11,6 @@ moment leaves the partial folder behind; the next call hands the same folder to 
 go on from what it saved in `partial/checkpoint/` (removed when the result is complete).
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -24,11 +23,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lib import provenance
+from lib import disk, provenance
 
 OWN_FILES = ("config.json", "metrics.json", "manifest.json")
 log = logging.getLogger(__name__)
-_held_locks: set[int] = set()
 
 
 class Store:
@@ -63,7 +61,7 @@ class Store:
         final = self.folder(step, config)
         if _damage(final) is None:
             return final
-        with _locked(self.root / ".locks" / final.name):
+        with disk.locked(self.root / disk.LOCKS / final.name):
             if _damage(final):  # else another process has made it meanwhile
                 _discard_damaged(final)
                 partial = final.with_name(final.name + ".partial")
@@ -75,7 +73,7 @@ class Store:
     def remove(self, step: str, config: dict) -> None:
         """Remove a result, if it is there, and what was begun of it."""
         final = self.folder(step, config)
-        with _locked(self.root / ".locks" / final.name):
+        with disk.locked(self.root / disk.LOCKS / final.name):
             _remove(final)
             shutil.rmtree(final.with_name(f"{final.name}.partial"), ignore_errors=True)
 
@@ -86,7 +84,7 @@ class Store:
         it copied is not as its manifest says.
         """
         final, incoming = self.root / name, self.root / f"{name}.incoming"
-        with _locked(self.root / ".locks" / name):
+        with disk.locked(self.root / disk.LOCKS / name):
             if _damage(final):
                 _discard_damaged(final)
                 shutil.rmtree(incoming, ignore_errors=True)  # of a process that was killed
@@ -94,6 +92,7 @@ class Store:
                 fill(incoming)
                 if damage := _damage(incoming):
                     raise ValueError(f"{name} arrived damaged: {damage}. Run this again.")
+                disk.flush_all(incoming)
                 _publish(incoming, final)
                 shutil.rmtree(final.with_name(f"{name}.partial"), ignore_errors=True)
         return final
@@ -112,7 +111,7 @@ def claimed(folder: Path) -> Iterator[bool]:
     only gives out work see that another one has given out this piece, and to whom is no matter:
     perhaps to a machine whose store is not this one. It ends with the block or the process.
     """
-    with _locked(folder.parent / ".locks" / f"{folder.name}.claim", wait=False) as mine:
+    with disk.locked(folder.parent / disk.LOCKS / f"{folder.name}.claim", wait=False) as mine:
         yield mine
 
 
@@ -143,6 +142,30 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     _write(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
 
 
+def write_csv(path: Path, frame, **options) -> None:
+    """Write a table; no text of data or a model in it is a formula to a spreadsheet.
+
+    Such a cell begins with an apostrophe, and signs that cannot be seen become U+FFFD. Numbers,
+    also those in text, stay what they are.
+    """
+    frame.map(_inert).rename(columns=_inert, index=_inert).to_csv(path, **options)
+
+
+def _inert(cell: object) -> object:
+    if not isinstance(cell, str) or _is_number(cell):
+        return cell
+    seen = "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in cell)
+    return f"'{seen}" if seen.lstrip().startswith(("=", "+", "-", "@")) else seen
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _fill(partial: Path, step: str, config: dict, build: Callable, device: str | None) -> None:
     """Build into the partial folder and complete it with config, metrics and manifest."""
     resumed, start = partial.exists(), time.perf_counter()
@@ -161,7 +184,7 @@ def _fill(partial: Path, step: str, config: dict, build: Callable, device: str |
     files = _flushed_files(partial)
     write_json(partial / "manifest.json",
                {**facts, **provenance.describe(device), "files": files})
-    _flush(partial)
+    disk.flush(partial)
 
 
 def _flushed_files(partial: Path) -> dict[str, dict]:
@@ -171,7 +194,7 @@ def _flushed_files(partial: Path) -> dict[str, dict]:
     kept = [path for path in sorted(partial.rglob("*"))
             if path.relative_to(partial).parts[0] != "checkpoint" and path.exists()]
     for path in kept:
-        _flush(path)
+        disk.flush(path)
     return {path.relative_to(partial).as_posix(): _fingerprint(path)
             for path in kept if path.is_file()}
 
@@ -182,7 +205,7 @@ def _publish(partial: Path, final: Path) -> None:
     if (partial / "checkpoint").exists():
         shutil.rmtree(partial / "checkpoint")
     os.rename(partial, final)
-    _flush(final.parent)
+    disk.flush(final.parent)
 
 
 def _discard_damaged(final: Path) -> None:
@@ -220,51 +243,6 @@ def _fingerprint(path: Path) -> dict:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": file.tell()}
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of `path`, after waiting for it; it ends with the process at the latest.
-
-    Without `wait`, False stands for a lock that another one holds.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    _held_locks.add(handle)
-    try:
-        yield _lock(handle, path.name, wait)
-    finally:
-        if handle in _held_locks:
-            _held_locks.remove(handle)
-            os.close(handle)
-
-
-def _lock(handle: int, name: str, wait: bool) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not wait:
-            return False
-        log.warning("Waiting for another process that makes %s.", name)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    return True
-
-
-def _close_inherited_locks() -> None:
-    while _held_locks:
-        os.close(_held_locks.pop())
-
-
-# A forked worker that outlives its killed parent would hold the parent's lock for ever.
-os.register_at_fork(after_in_child=_close_inherited_locks)
-
-
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -272,7 +250,7 @@ def _write(path: Path, text: str) -> None:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            disk.sync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

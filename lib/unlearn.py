@@ -5,7 +5,7 @@ killed goes on from its checkpoint exactly as if it had not been. A step's rows 
 in as many lots as its memory asks for; the gradient is that of the whole step.
 """
 
-import json
+import logging
 import math
 import shutil
 from collections import Counter
@@ -15,19 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import attention, finite, losses, quirks
+from lib import attention, disk, finite, losses, quirks
 from lib.batching import Batch, Group, Packer, answer_logits
 from lib.dataset import Dataset
 from lib.dataset_overlap import examples
 from lib.lessons import chosen, groups, lots, shares
 from lib.model import add_lora, checkpoint_layers, llava
 from lib.profiles import CPU, Runtime, Unlearning
-from lib.runs import write_json
+from lib.runs import read_json, write_json
 
 WATCHED = ("forget", "refusal", "retain", "kl", "prompt_decouple")
+DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError)  # of a checkpoint
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -183,10 +186,16 @@ class _Run:
         self.probes.append({"step": self.step, **ask(self.model), **found})
 
     def save(self, folder: Path) -> None:
-        """Replace the checkpoint in `folder` in one go; NotFinite, and it stays, if that is due."""
+        """Add a checkpoint to `folder` in one go, and keep the one before it.
+
+        Raises NotFinite, and adds nothing, if the weights are not numbers.
+        """
         self.check_weights()
-        fresh = folder / "next"
-        shutil.rmtree(fresh, ignore_errors=True)
+        fresh, final = folder / "next", folder / f"step-{self.step:08d}"
+        if final.exists():
+            return
+        for older in [fresh, *sorted(folder.glob("step-*"))[:-1]]:
+            shutil.rmtree(older, ignore_errors=True)
         fresh.mkdir(parents=True)
         save_file({name: p.detach().contiguous() for name, p in self.trained.items()},
                   fresh / "weights.safetensors")
@@ -195,17 +204,28 @@ class _Run:
                   fresh / "optimizer.safetensors")
         write_json(fresh / "state.json", {"step": self.step, "history": self.history,
                                           "probes": self.probes})
-        fresh.rename(folder / f"step-{self.step:08d}")
-        for older in sorted(folder.glob("step-*"))[:-1]:
-            shutil.rmtree(older)
+        disk.flush_all(fresh)  # else a power cut may leave the name without the bytes
+        fresh.rename(final)
+        disk.flush(folder)
 
     def resume(self, folder: Path) -> None:
-        """Go on from the newest checkpoint in `folder`, if there is one."""
-        saved = sorted(folder.glob("step-*"))
-        if not saved:
-            return
-        weights = load_file(saved[-1] / "weights.safetensors")
-        moments = load_file(saved[-1] / "optimizer.safetensors")
+        """Go on from the newest checkpoint in `folder` that is whole, if there is one."""
+        for saved in sorted(folder.glob("step-*"), reverse=True):
+            try:
+                self._load(saved)
+                return
+            except DAMAGE as damage:
+                log.warning("%s is damaged (%s: %s): the run goes on from before it.", saved,
+                            type(damage).__name__, damage)
+                shutil.rmtree(saved)
+
+    def _load(self, saved: Path) -> None:
+        weights = load_file(saved / "weights.safetensors")
+        moments = load_file(saved / "optimizer.safetensors")
+        state = read_json(saved / "state.json")
+        step, history, probes = state["step"], state["history"], state["probes"]
+        if weights.keys() != self.trained.keys():  # nothing is changed before all was read
+            raise KeyError("other weights than those that are trained")
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(weights[name])
@@ -214,8 +234,7 @@ class _Run:
                         value if kind == "step" else value.to(parameter.device)
                     for key, value in moments.items() if key.rpartition("/")[0] == name}
         self._hand_out()
-        state = json.loads((saved[-1] / "state.json").read_text(encoding="utf-8"))
-        self.step, self.history, self.probes = state["step"], state["history"], state["probes"]
+        self.step, self.history, self.probes = step, history, probes
 
 
 def _items(values: Mapping[str, Tensor], share: Mapping[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -74,6 +75,95 @@ def test_a_kernel_that_dies_at_work_is_reported_as_such(book):
         book, "laptop", died.value)
 
 
+SHOWN = """
+from matplotlib import pyplot
+from lib import plots
+figure, axes = pyplot.subplots()
+axes.set_title("100 % of_it")
+figure"""
+
+
+@pytest.mark.parametrize(("reason", "spec"), [
+    ("in our kernels", chapters.INLINE), ("in a kernel of the reader's own", "agg")])
+def test_a_user_s_matplotlib_settings_hide_no_figure_and_change_none(book, tmp_path, monkeypatch,
+                                                                    reason, spec):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 31\n")
+    monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setattr(chapters, "INLINE", spec)
+    notebook(book, SHOWN, "print(pyplot.rcParams['text.usetex'], pyplot.rcParams['font.size'])")
+    figure, settings = execute(book).cells[-2:]
+    pictures = [output for output in figure.outputs if "image/png" in output.get("data", {})]
+    assert pictures, reason
+    assert settings.outputs[0].text == "False 10.0\n"
+
+
+def test_what_only_ipython_reads_stops_no_chapter(book):
+    notebook(book, "%%html\n<b>bold</b>", "files = !ls notebooks", "print?", "print(files)")
+    shown = execute(book).cells
+    assert shown[-4].outputs[0].data["text/html"] == "<b>bold</b>\n"
+    assert shown[-1].outputs[0].text == "['00_first.ipynb', '01_second.ipynb']\n"
+
+
+def test_braces_and_blanks_and_letters_of_every_kind_in_a_path_are_part_of_it(tmp_path,
+                                                                              monkeypatch):
+    root = toy_repository.make(tmp_path / "a {profile_name} {} {{x}} [y] 5% ünï 猫" / "it")
+    monkeypatch.delenv("SAFEERASER_RUNS", raising=False)
+    monkeypatch.setattr(paths, "ROOT", root)
+    path = root / "notebooks" / "00_first.ipynb"
+    notebook(path, "print(profile_name)")
+    chapters.check_parameters(path, ["profile_name"])
+    assert execute(path).cells[-1].outputs[0].text == "laptop\n"
+
+
+BEGIN = """
+import time
+from lib import claims, profiles
+claims.start(profiles.get(profile_name), "00")"""
+CLAIM = """
+open("executed", "a").write("once ")
+time.sleep(float(open("pause").read()))
+claims.check(profiles.get(profile_name), "00", "The sky is blue", True, "")"""
+
+
+def test_two_that_want_one_notebook_executed_wait_for_one_execution(book):
+    (paths.ROOT / "pause").write_text("2")
+    notebook(book, BEGIN, CLAIM)
+    with chapters.kernels(threads=1), ThreadPoolExecutor(2) as both:
+        for each in [both.submit(chapters.execute, book, "laptop", "a mark") for _ in range(2)]:
+            each.result()
+    assert (paths.ROOT / "executed").read_text() == "once "
+    assert chapters.is_current(book, "laptop", "a mark")
+    assert chapters.lost_claims([book], "laptop") == []
+
+
+def test_claims_that_are_not_those_of_the_run_are_lost(book):
+    (paths.ROOT / "pause").write_text("0")
+    notebook(book, BEGIN, CLAIM)
+    execute(book)
+    [recorded] = paths.profile_dir("laptop").glob("claims/*")
+    for lost in ("[]", "", '[{"claim": "of another run"}]', None):
+        recorded.unlink() if lost is None else recorded.write_text(lost)
+        assert not chapters.is_current(book, "laptop", "a fingerprint")
+        [account] = chapters.lost_claims([book], "laptop")
+        assert account.startswith("00_first: its claims are not those of its run")
+
+
+def test_a_chapter_that_began_a_list_of_claims_and_made_none_proves_nothing(book):
+    notebook(book, BEGIN)
+    execute(book)
+    assert len(chapters.lost_claims([book], "laptop")) == 1
+
+
+def test_an_executed_copy_that_was_cut_off_is_not_current(book):
+    notebook(book, "1 + 1")
+    execute(book)
+    assert chapters.is_current(book, "laptop", "a fingerprint")
+    for content in (b"", b'{"cells": [', b"{}", bytes(99)):
+        chapters.executed_copy(book, "laptop").write_bytes(content)
+        assert not chapters.is_current(book, "laptop", "a fingerprint"), content
+
+
 @pytest.mark.parametrize(("reason", "source", "words"), [
     ("the line in the notebook, not the one in a library",
      "import json\nx = json.loads('{')\n", ["cell [3], line 2", "x = json.loads", "JSONDecode"]),
@@ -131,6 +221,10 @@ def test_the_hash_of_a_notebook_is_of_its_sources_and_not_of_its_outputs(book):
 @pytest.mark.parametrize(("reason", "source", "names"), [
     ("third argument", 'plots.save(f, t, "one", d, "A")', ["one"]),
     ("named argument", 'plots.save(f, t, folder=d, name="two", alt="B")', ["two"]),
+    ("under a magic", '%%time\nplots.save(f, t, "three", d, "C")', ["three"]),
+    ("a cell for another program", '%%html\n<b>plots.save(</b>', []),
+    ("a name that is computed", 'plots.save(f, t, f"{x}", d, "")', []),
+    ("no Python", 'a = = b', []),
     ("after a magic", '%matplotlib inline\nplots.save(f, t, "three", d, "C")', ["three"]),
     ("another save", 'other.save(f, t, "four", d, "D")', []),
     ("two in one cell", 'plots.save(f, t, "a", d, ""); plots.save(f, t, "b", d, "")', ["a", "b"]),

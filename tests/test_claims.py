@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,6 +49,13 @@ def test_start_forgets_the_chapters_earlier_claims_and_no_others():
     claims.check(LAPTOP, "03", "Of another chapter.", True, "")
     claims.start(LAPTOP, "02")
     assert claims.table(LAPTOP)["claim"].tolist() == ["Of another chapter."]
+
+
+def test_claims_that_two_record_at_the_same_time_are_both_kept():
+    with ThreadPoolExecutor(4) as pool:
+        for n in range(60):
+            pool.submit(claims.check, LAPTOP, "02", f"Claim {n}.", True, "")
+    assert sorted(claims.table(LAPTOP)["claim"]) == sorted(f"Claim {n}." for n in range(60))
 
 
 def test_a_cell_that_is_run_again_replaces_its_claim():

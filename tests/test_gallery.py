@@ -395,6 +395,12 @@ def test_a_reader_is_offered_every_picture_and_question_once(cell):
     assert answers.value == ""
 
 
+def test_a_lab_that_cannot_show_the_menus_says_what_to_install(cell):
+    shown = cell._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    assert "install jupyterlab_widgets into" in shown["text/plain"]
+
+
 def test_a_click_shows_what_every_model_answers_to_what_is_picked(cell):
     picture_, question, button, answers = cell.children
     picture_.value, question.value = "cup", QUESTIONS[0]

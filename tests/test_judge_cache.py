@@ -1,6 +1,7 @@
 """`lib/judging/cache.py`."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,11 @@ def test_a_full_disk_is_said_with_the_file():
     with pytest.raises(OSError, match=r"/dev/full could not be written .*make room") as error:
         Cache(full).add((1, 1), "key", Verdict("normal"))
     assert error.value.errno == errno.ENOSPC
+
+
+def test_what_was_paid_for_is_on_the_disk_before_it_is_counted(tmp_path, monkeypatch):
+    flushed, sync = [], os.fsync
+    cache = Cache(tmp_path / "judge.jsonl")
+    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(cache.tokens), sync(handle)))
+    cache.add((10, 2))
+    assert (flushed, cache.tokens) == ([(0, 0)], (10, 2))

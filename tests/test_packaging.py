@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -125,7 +126,22 @@ def test_conda_installs_the_lock_through_pip():
     recipe = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert recipe["name"] == PROJECT["name"]
     assert recipe["dependencies"][0] == "python=3.11"
-    assert recipe["dependencies"][-1] == {"pip": ["-r requirements.lock"]}
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert recipe["dependencies"][-1] == {"pip": [x for x in lines if not x.startswith("#")]}
+
+
+def test_a_checkout_with_windows_line_ends_has_scripts_that_bash_reads(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words], check=True)
+
+    git("init", "-q", tmp_path / "a")
+    for name in (".gitattributes", "reproduce.sh", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / "a")
+    git("-C", tmp_path / "a", "add", ".")
+    git("-C", tmp_path / "a", "commit", "-qm", "as it is")
+    git("-c", "core.autocrlf=true", "clone", "-q", tmp_path / "a", tmp_path / "b")
+    for path in (ROOT / "reproduce.sh", ROOT / "requirements.lock"):
+        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_the_citation_prefers_the_paper_and_names_its_nine_authors():

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from lib import chapters, engines, pipeline, profiles
+from lib import chapters, disk, engines, pipeline, profiles
 from lib.options import hand_down, parse
 from tests import toy_repository
 from tests.toy_repository import CLAIM, FIGURE, IMPORTS, notebook
@@ -199,6 +200,53 @@ def test_fresh_says_what_it_removes_and_begins_again(toy, fresh):
     assert result.out.startswith(f"Removing {fresh / 'runs' / 'laptop'}\n")
     assert "[1/2] the dataset of it" in result.out
     assert (fresh / "runs/smoke").exists()
+
+
+def test_fresh_keeps_what_was_paid_for_and_takes_a_link_for_a_folder(toy, fresh, tmp_path):
+    (tmp_path / "elsewhere" / "judges").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "judges" / "verdicts.jsonl").touch()
+    (tmp_path / "elsewhere" / "old").touch()
+    (fresh / "runs").mkdir()
+    (fresh / "runs/laptop").symlink_to(tmp_path / "elsewhere")
+    result = toy.run("--only", "00", "--fresh")
+    assert result.status == 0, result.err
+    assert (tmp_path / "elsewhere" / "judges" / "verdicts.jsonl").exists()
+    assert not (tmp_path / "elsewhere" / "old").exists()
+
+
+def test_fresh_is_refused_while_another_command_is_at_work(toy, fresh):
+    (fresh / "runs/laptop/old").mkdir(parents=True)
+    with disk.at_work(fresh / "runs/laptop"):
+        result = toy.run("--only", "00", "--fresh")
+    assert result.status == 2
+    assert result.err.startswith("Nothing is removed: another process is at work in ")
+    assert (fresh / "runs/laptop/old").exists()
+
+
+@pytest.mark.parametrize("spoil", [Path.touch, lambda runs: runs.symlink_to("/no/such/folder")],
+                         ids=["a file", "a link to nothing"])
+def test_a_runs_folder_that_cannot_be_written_is_said_without_a_traceback(toy, fresh, spoil):
+    spoil(fresh / "runs")
+    result = toy.run("--only", "00")
+    assert result.status == 1
+    assert f"Nothing can be written to {fresh / 'runs' / 'laptop'}: " in result.err
+    assert "Traceback" not in result.err
+
+
+def test_lost_claims_are_no_success(toy, fresh, monkeypatch):
+    notebook(fresh / "notebooks/00_first.ipynb", IMPORTS, CLAIM)
+    assert toy.run("--only", "00").status == 0
+    executed = chapters.execute
+
+    def disturbed(path, profile_name, mark):
+        executed(path, profile_name, mark)
+        (fresh / "runs/laptop/claims/00.json").write_text("[]")  # as a reader's first cell does
+
+    monkeypatch.setattr(chapters, "execute", disturbed)
+    (fresh / "runs/laptop/notebooks/00_first.ipynb").unlink()
+    result = toy.run("--only", "00")
+    assert result.status == 1
+    assert "00_first: its claims are not those of its run" in result.out
 
 
 @pytest.mark.parametrize(("where", "how"), [

@@ -189,6 +189,19 @@ def test_an_install_that_failed_says_what_to_do(repository, bare, tmp_path):
     assert failed.stderr.endswith("Run this again to try once more.\n")
 
 
+@pytest.mark.parametrize("settings", [
+    {"PYTHONSAFEPATH": "1", "PIP_USER": "1", "PIP_TARGET": "elsewhere"},
+    {"PIP_CONFIG_FILE": "user = true"}, {"PIP_CONFIG_FILE": "target = elsewhere"}])
+def test_a_user_s_settings_of_python_and_pip_spoil_no_venv(repository, bare, wheels, tmp_path,
+                                                           settings):
+    if "PIP_CONFIG_FILE" in settings:
+        (tmp_path / "pip.conf").write_text(f"[install]\n{settings['PIP_CONFIG_FILE']}\n")
+        settings = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    saw = ran(call(repository, bare, wheels, **settings))
+    assert saw["python"] == str(repository / ".venv" / "bin" / "python")
+    assert Path(saw["toy"]).is_relative_to(repository / ".venv")
+
+
 def test_an_install_that_was_killed_is_noticed_and_finished_by_the_next_call(
         repository, bare, wheels):
     process = subprocess.Popen([repository / "reproduce.sh"], env=variables(bare, wheels),

@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import os
 import subprocess
@@ -6,11 +7,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib import provenance
 from lib.paths import ROOT
-from lib.runs import Store, read_json, read_jsonl, write_json, write_jsonl
+from lib.runs import Store, read_json, read_jsonl, write_csv, write_json, write_jsonl
 
 
 @pytest.fixture
@@ -303,6 +305,15 @@ def test_numbers_become_json(tmp_path, reason, value, written):
     write_json(tmp_path / "x.json", {"value": value})
     read = read_json(tmp_path / "x.json")["value"]
     assert (read, type(read)) == (written, type(written))
+
+
+@pytest.mark.parametrize(("cell", "written"), [
+    ("=1+1", "'=1+1"), ("@SUM(A1)", "'@SUM(A1)"), ("+1 cup", "'+1 cup"), ("-a cup", "'-a cup"),
+    ("\t=1", "'\t=1"), ("-0.5", "-0.5"), (-0.5, "-0.5"), ("a cup = b", "a cup = b"), (None, "")])
+def test_no_text_in_a_table_is_a_formula_and_a_number_stays_one(tmp_path, cell, written):
+    write_csv(tmp_path / "x.csv", pd.DataFrame({"answer": [cell], "n": [-1]}), index=False)
+    with (tmp_path / "x.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["answer", "n"], [written, "-1"]]
 
 
 def test_a_write_that_fails_keeps_the_file_that_was_there(tmp_path):

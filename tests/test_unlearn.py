@@ -1,7 +1,9 @@
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -511,13 +513,51 @@ def test_one_seed_gives_the_same_bits_and_another_one_others(uninterrupted, worl
         assert all(equal) if same else not any(equal)
 
 
-def test_a_checkpoint_is_whole_or_not_there(llava, world, tmp_path):
+def test_a_checkpoint_is_whole_or_not_there_and_the_one_before_it_is_kept(llava, world, tmp_path):
     with pytest.raises(Killed):
-        run(llava, world, task("ga", steps=7), tmp_path, report=kill_at(5))
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"], "older ones go"
-    kinds = {path.suffix for path in (tmp_path / "step-00000004").iterdir()}
+        run(llava, world, task("ga", steps=9), tmp_path, report=kill_at(7))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000006"]
+    kinds = {path.suffix for path in (tmp_path / "step-00000006").iterdir()}
     assert kinds == {".safetensors", ".json"}
-    assert json.loads((tmp_path / "step-00000004/state.json").read_text())["step"] == 4
+    assert json.loads((tmp_path / "step-00000006/state.json").read_text())["step"] == 6
+
+
+@pytest.mark.parametrize(("name", "damage"), [
+    ("weights.safetensors", lambda file: file.write_bytes(b"")),
+    ("optimizer.safetensors", Path.unlink),
+    ("optimizer.safetensors", lambda file: file.write_bytes(file.read_bytes()[:99])),
+    ("state.json", lambda file: file.write_bytes(b""))], ids=["empty", "gone", "cut off", "state"])
+def test_after_a_damaged_checkpoint_the_one_before_it_gives_the_same_bits(
+        uninterrupted, world, tmp_path, base_folder, name, damage):
+    wanted, folder, said = task("gd", True, steps=7), tmp_path / "killed", []
+    with pytest.raises(Killed):
+        run(load(base_folder), world, wanted, folder, report=kill_at(5))
+    damage(folder / "step-00000004" / name)
+    model, history, probes = run(load(base_folder), world, wanted, folder, report=said.append)
+    assert said[0] == "step 3 of 7"
+    weights, same_history, same_probes = uninterrupted
+    assert all(torch.equal(value, weights[name]) for name, value in weights_of(model).items())
+    assert (history, probes) == (same_history, same_probes)
+
+
+def test_where_every_checkpoint_is_damaged_the_run_begins_again(llava, world, tmp_path,
+                                                                base_folder):
+    with pytest.raises(Killed):
+        run(llava, world, task("ga", steps=3), tmp_path, report=kill_at(3))
+    (tmp_path / "step-00000002" / "weights.safetensors").write_bytes(b"")
+    said = []
+    run(load(base_folder), world, task("ga", steps=3), tmp_path, report=said.append)
+    assert said[0] == "step 1 of 3"
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(llava, world, tmp_path, monkeypatch):
+    flushed, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{handle}"))), sync(handle)))
+    run(llava, world, task("ga", steps=3), tmp_path)
+    files = ("weights.safetensors", "optimizer.safetensors", "state.json", "")
+    assert {tmp_path / "next" / name for name in files} <= set(flushed)
+    assert flushed[-1] == tmp_path
 
 
 def test_a_half_written_checkpoint_is_not_used(llava, world, tmp_path, base_folder):

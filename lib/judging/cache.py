@@ -15,6 +15,7 @@ import threading
 from math import nan
 from pathlib import Path
 
+from lib import disk
 from lib.judging.verdicts import Verdict
 
 
@@ -97,6 +98,7 @@ class Cache:
             raise self._unwritten(error.errno) from error
         if not whole:
             raise self._unwritten(errno.ENOSPC)
+        disk.sync(self._file)  # it was paid for: no power cut may take it
 
     def _unwritten(self, number: int | None) -> OSError:
         reason = os.strerror(number or errno.EIO)
