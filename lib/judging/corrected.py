@@ -155,14 +155,14 @@ def rates(per_answer: pd.DataFrame, errors: pd.DataFrame, by: Sequence[str] = BY
     so for the interval they count as `statistics.independent` of them. One sensitivity and one
     specificity hold for all groups: label a sample per method if the judge may differ.
     """
-    known, rows = errors.set_index("metric"), []
-    chosen = per_answer[per_answer["metric"].isin(known.index)]
+    known, rows = errors.set_index("metric").to_dict("index"), []
+    chosen = per_answer[per_answer["metric"].isin(list(known))]
     for (*keys, metric), group in chosen.groupby([*by, "metric"], sort=False):
-        naive, judge = group["value"].mean(), known.loc[metric]
+        naive, judge = group["value"].mean(), known[metric]
         found = corrected(naive, statistics.independent(group), judge["sensitivity"],
                           judge["events"], judge["specificity"], judge["others"])
         rows.append(dict(zip(by, keys, strict=True)) | {"metric": metric, "naive": naive} | found
-                    | {"n": int(group["value"].count())} | judge.to_dict())
+                    | {"n": int(group["value"].count())} | judge)
     return pd.DataFrame(rows)
 
 
