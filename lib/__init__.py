@@ -29,7 +29,9 @@ Nothing here imports from a file further down this list.
     merged                 a model with its adapter merged, for other programs
     batching               one image with all its questions in one row
     features               the tower's features of a dataset, on disk
-    losses                 terms as tensors -> one number; a method is a row of weights
+    likelihood             how likely a model finds an answer, in nats
+    terms                  which answers a term of a loss reads, and its number
+    methods                a method is one line: a loss as weights of terms, without and with PD
     quirks                 what the official code does and the paper does not say
     released               how the released models came to be
     pretrain               from nothing to a small LLaVA

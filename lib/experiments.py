@@ -22,7 +22,7 @@ from lib import (
     discretion,
     generate,
     judges,
-    losses,
+    methods,
     metrics,
     origins,
     quirks,
@@ -65,7 +65,7 @@ class Step:
 
 def main_runs(profile: Profile, prompt_decouple: bool) -> list[Run]:
     """All methods and seeds, without or with PD."""
-    return [Run(method, prompt_decouple, seed) for method in losses.METHODS
+    return [Run(method, prompt_decouple, seed) for method in methods.METHODS
             for seed in profile.seeds]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
-from lib import iconworld, losses
+from lib import iconworld, likelihood
 from lib.batching import Example, Group, Packer, answer_logits, pixels
 from lib.iconworld import Picture
 from lib.model import build, tower_features
@@ -183,8 +183,8 @@ def _answer(stage: str, model, packer: Packer, trained, groups: Callable, steps:
         rng = np.random.default_rng([settings.seed, len(stage), step])
         batch = packer.pack(list(groups(rng)))
         logits = answer_logits(model, batch)
-        tokens = losses.token_nll(logits, batch.targets)
-        loss = losses.per_answer(tokens, batch.answers, len(batch.terms)).mean()
+        tokens = likelihood.token_nll(logits, batch.targets)
+        loss = likelihood.per_answer(tokens, batch.answers, len(batch.terms)).mean()
         update(loss)
         right = (logits.argmax(-1) == batch.targets).float().mean()
         log(stage, step, steps, loss.detach(), right)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import statistics
+from lib import methods, statistics
 from lib.metrics import MAIN
 from lib.profiles import Profile
 
-METHODS = {"vanilla": "Original", "ga": "GA", "gd": "GD", "kl": "KL", "po": "PO"}
+METHODS = {"vanilla": "Original"} | {key: each.title for key, each in methods.METHODS.items()}
 COLUMNS = {  # (metric, split): heading; the columns of the paper's main table, in its order
     ("asr", "efficacy"): "ASR eff.",
     ("rr", "efficacy"): "RR eff.",
