@@ -5,6 +5,9 @@ Nothing here imports from a file further down this list.
     environment            what a Python lacks of what pyproject.toml asks for
     paths                  where things are
     missing                what is not here, said in one sentence
+    world_settings         the size of the small picture world
+    model_settings         sizes, training, place and answers of a model
+    unlearning_settings    one run of unlearning
     profiles               the one dial: smoke, laptop, llava-7b, llava-13b
     costs/gpus             memory and speed of GPUs, by name or as found here
     costs/shapes           the sizes of a LLaVA, and how many parameters are where

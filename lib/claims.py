@@ -13,17 +13,16 @@ import pandas as pd
 from IPython.display import display
 
 from lib import paths, runs
-from lib.profiles import Profile
 
 COLUMNS = ["chapter", "kind", "claim", "verdict", "holds", "shown"]
 
 
-def start(profile: Profile, chapter: str) -> None:
+def start(profile, chapter: str) -> None:
     """Begin a chapter's list of claims afresh, as the first cell of each notebook run does."""
     runs.write_json(_file(profile, chapter), [])
 
 
-def check(profile: Profile, chapter: str, text: str, holds: bool, shown: str) -> None:
+def check(profile, chapter: str, text: str, holds: bool, shown: str) -> None:
     """Record and display a claim about the data or the code; `shown` is what it rests on.
 
     Only a true True holds: a NaN that slipped through, or None, does not. The same text again (a
@@ -32,12 +31,12 @@ def check(profile: Profile, chapter: str, text: str, holds: bool, shown: str) ->
     _record(profile, chapter, "check", text, holds, shown)
 
 
-def finding(profile: Profile, chapter: str, text: str, holds: bool, shown: str) -> None:
+def finding(profile, chapter: str, text: str, holds: bool, shown: str) -> None:
     """Record and display a claim about what the experiment shows; otherwise as `check`."""
     _record(profile, chapter, "finding", text, holds, shown)
 
 
-def _record(profile: Profile, chapter: str, kind: str, text: str, holds: bool, shown: str) -> None:
+def _record(profile, chapter: str, kind: str, text: str, holds: bool, shown: str) -> None:
     holds = isinstance(holds, (bool, np.bool_)) and bool(holds)
     file = _file(profile, chapter)
     others = [row for row in runs.read_json(file) if row["claim"] != text] if file.exists() else []
@@ -45,24 +44,24 @@ def _record(profile: Profile, chapter: str, kind: str, text: str, holds: bool, s
     display(_Line(_verdict(profile, holds), text, shown))
 
 
-def table(profile: Profile) -> pd.DataFrame:
+def table(profile) -> pd.DataFrame:
     """Return every claim of the profile: chapter, kind, claim, verdict, holds (bool), shown."""
     rows = [{"chapter": file.stem, "verdict": _verdict(profile, row["holds"]), **row}
             for file in sorted(_folder(profile).glob("*.json")) for row in runs.read_json(file)]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"holds": bool})
 
 
-def _verdict(profile: Profile, holds: bool) -> str:
+def _verdict(profile, holds: bool) -> str:
     if not profile.strict:
         return "not judged at this profile"
     return "✓ holds" if holds else "✗ does not hold"
 
 
-def _folder(profile: Profile) -> Path:
+def _folder(profile) -> Path:
     return paths.profile_dir(profile.name) / "claims"
 
 
-def _file(profile: Profile, chapter: str) -> Path:
+def _file(profile, chapter: str) -> Path:
     return _folder(profile) / f"{chapter}.json"
 
 

@@ -13,7 +13,7 @@ from lib.batching import Features
 from lib.dataset import CATEGORIES, Dataset, Record
 from lib.journal import Journal
 from lib.judging.verdicts import Judge
-from lib.profiles import Evaluation
+from lib.model_settings import Evaluation
 
 
 @dataclass(frozen=True)

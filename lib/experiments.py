@@ -37,8 +37,9 @@ from lib.engines.agenda import Piece
 from lib.features import StoredFeatures
 from lib.judges import RuleJudge
 from lib.judging.known_answers import OF_EVERY_DAY
+from lib.model_settings import Evaluation
 from lib.origins import BASE_THREADS, Report, quiet
-from lib.profiles import Evaluation, Profile
+from lib.profiles import Profile
 from lib.recipes import PROBE, GateError, Run, gate, rules, task
 
 __all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "brief",

@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 from lib.batching import Features, encode, prompt
 from lib.costs import arithmetic, shapes
 from lib.model import llava
-from lib.profiles import Evaluation
+from lib.model_settings import Evaluation
 
 ON_A_CPU = 16  # answers at once, where the number is left open
 USABLE = 0.9  # of a GPU's free memory: the rest is lost in gaps

@@ -23,9 +23,10 @@ from lib.batching import Batch, Group, Packer, answer_logits
 from lib.dataset import Dataset
 from lib.lessons import chosen, groups, lots, shares
 from lib.model import add_lora, checkpoint_layers, llava
-from lib.profiles import CPU, Runtime, Unlearning
+from lib.model_settings import CPU, Runtime
 from lib.runs import write_json
 from lib.terms import TERMS, Said
+from lib.unlearning_settings import Unlearning
 
 WATCHED = ("forget", "refusal", "retain", "kl", "prompt_decouple")  # by probes, in all runs
 

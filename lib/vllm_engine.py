@@ -20,8 +20,8 @@ from lib.batching import prompt_for_one_image
 from lib.generate import Query
 from lib.merged import save_merged
 from lib.model import llava
+from lib.model_settings import Evaluation
 from lib.pictures import open_image
-from lib.profiles import Evaluation
 
 LOT = 512  # answers between two additions to the journal; enough to keep a GPU busy
 MEMORY = 0.85  # share of the GPU that vLLM may take; this process keeps its CUDA context beside it

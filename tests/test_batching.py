@@ -18,8 +18,9 @@ from lib.batching import (
     pixels,
     prompt,
 )
+from lib.model_settings import Architecture
 from lib.pictures import open_image
-from lib.profiles import Architecture, Unlearning
+from lib.unlearning_settings import Unlearning
 
 SIZES = Architecture(patch_size=32, hidden=32, tower_layers=3, language_layers=2, heads=2,
                      intermediate=64)

@@ -11,8 +11,8 @@ from lib.batching import Features
 from lib.dataset import CATEGORIES
 from lib.journal import Journal
 from lib.judges import RuleJudge
+from lib.model_settings import Evaluation
 from lib.paths import ROOT
-from lib.profiles import Evaluation
 from tests import killable_evaluation
 
 FIELDS = ["set", "split", "record", "category", "image", "question_index", "question", "reference",

@@ -11,8 +11,9 @@ from lib.batching import Features
 from lib.costs import arithmetic
 from lib.generate import Query, SeededSampling
 from lib.model import add_lora
+from lib.model_settings import Evaluation
 from lib.pictures import open_image
-from lib.profiles import Evaluation, Unlearning
+from lib.unlearning_settings import Unlearning
 
 SETTINGS = Evaluation(max_new_tokens=16, batch=16)
 

@@ -10,7 +10,7 @@ from lib import likelihood, model
 from lib.batching import Example, Group, Packer, answer_logits, pixels
 from lib.missing import Missing
 from lib.pictures import open_image
-from lib.profiles import Unlearning
+from lib.unlearning_settings import Unlearning
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 SETTINGS = Unlearning(lora_rank=4, lora_alpha=8)

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from lib import dataset, generate, likelihood, model, terms
 from lib.batching import Example, Features, Group, Packer, answer_logits, image_tokens, prompt
 from lib.missing import Missing
+from lib.model_settings import Evaluation, Runtime
 from lib.pictures import open_image
-from lib.profiles import Evaluation, Runtime, Unlearning
+from lib.unlearning_settings import Unlearning
 
 SETTINGS = Unlearning(lora_rank=4, lora_alpha=8, lora_dropout=0.05)
 ROW = {"forget": -1.0, "retain": 0.5, "prompt_decouple": 0.5}

@@ -7,7 +7,8 @@ import torch
 
 from lib import dataset, methods, model, quirks, terms, unlearn
 from lib.batching import Example, Group, Packer, answer_logits
-from lib.profiles import LAPTOP, LLAVA_7B, Unlearning
+from lib.profiles import LAPTOP, LLAVA_7B
+from lib.unlearning_settings import Unlearning
 
 QUIRKY = replace(LLAVA_7B, official_quirks=True)
 

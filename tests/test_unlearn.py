@@ -12,8 +12,9 @@ from lib import methods, terms
 from lib import unlearn as loop
 from lib.batching import Packer
 from lib.model import load
-from lib.profiles import Runtime, Unlearning
+from lib.model_settings import Runtime
 from lib.unlearn import Task, chosen, groups, learning_rate, unlearn
+from lib.unlearning_settings import Unlearning
 
 REFUSALS = ("I cannot assist with this request.", "I must decline this request.")
 SETTINGS = Unlearning(steps=4, images=2, lr=5e-3, lora_rank=4, lora_alpha=8, probe_every=2,

@@ -13,7 +13,8 @@ from lib.costs import workload
 from lib.costs.workload import Assumed
 from lib.evaluate import questions
 from lib.experiments import main_runs, sweep_runs
-from lib.profiles import LLAVA_7B, Unlearning
+from lib.profiles import LLAVA_7B
+from lib.unlearning_settings import Unlearning
 
 
 @pytest.mark.parametrize("method", methods.METHODS)

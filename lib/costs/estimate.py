@@ -21,7 +21,8 @@ from lib.costs.arithmetic import GIB, Row, Training
 from lib.costs.gpus import Gpu
 from lib.costs.shapes import Shape
 from lib.costs.workload import Assumed, asked, benchmarked, measured, run_rows, step_rows
-from lib.profiles import Profile, Runtime
+from lib.model_settings import Runtime
+from lib.profiles import Profile
 from lib.terms import TERMS
 
 

@@ -59,7 +59,8 @@ from lib.model import (
     llava,
     word_tokenizer,
 )
-from lib.profiles import LLAVA_7B, LLAVA_13B, Evaluation
+from lib.model_settings import Evaluation
+from lib.profiles import LLAVA_7B, LLAVA_13B
 
 TINY = shapes.Shape("tiny", 64, 2, 4, 4, 128, 1024, 32, 2, 64, 56, 14, True)
 WORDS = [f"w{number}" for number in range(400)]

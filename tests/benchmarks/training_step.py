@@ -38,7 +38,8 @@ from lib.dataset import CATEGORIES, Record
 from lib.model import add_lora, build, llava
 from lib.pictures import open_image
 from lib.pipeline import cores
-from lib.profiles import LAPTOP, World
+from lib.profiles import LAPTOP
+from lib.world_settings import World
 
 METHODS = ("po", "gd", "kl")
 SHAPES = {  # (harmful pictures per step, queries about each)
