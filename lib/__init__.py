@@ -5,6 +5,9 @@ Nothing here imports from a file further down this list.
     environment            what a Python lacks of what pyproject.toml asks for
     paths                  where things are
     missing                what is not here, said in one sentence
+    world_settings         the size of the small picture world
+    model_settings         sizes, training, place and answers of a model
+    unlearning_settings    one run of unlearning
     profiles               the one dial: smoke, laptop, llava-7b, llava-13b
     costs/gpus             memory and speed of GPUs, by name or as found here
     costs/shapes           the sizes of a LLaVA, and how many parameters are where
@@ -37,7 +40,9 @@ Nothing here imports from a file further down this list.
     merged                 an adapter merged in float32, or not at all
     batching               one image with all its questions in one row
     features               the tower's features of a dataset, on disk
-    losses                 terms as tensors -> one number; a method is a row of weights
+    likelihood             how likely a model finds an answer, in nats
+    terms                  which answers a term of a loss reads, and its number
+    methods                a method is one line: a loss as weights of terms, without and with PD
     quirks                 what the official code does and the paper does not say
     released               how the released models came to be
     pretrain               from nothing to a small LLaVA

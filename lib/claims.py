@@ -14,7 +14,6 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from lib import discretion, disk, paths, runs
-from lib.profiles import Profile
 
 NOT_HELD_OUT = {
     "as_released": "train has a picture of every val record. What this chapter calls held out is "
@@ -25,7 +24,7 @@ NOT_HELD_OUT = {
 COLUMNS = ["chapter", "kind", "claim", "verdict", "holds", "shown"]
 
 
-def start(profile: Profile, chapter: str) -> None:
+def start(profile, chapter: str) -> None:
     """Begin a chapter's list of claims afresh, as the first cell of each notebook run does."""
     with disk.locked(_lock(profile, chapter)):
         runs.write_json(_file(profile, chapter), [])
@@ -41,7 +40,7 @@ def headline(per_answer: pd.DataFrame) -> str:
     return split
 
 
-def check(profile: Profile, chapter: str, text: str, holds: bool, shown: str) -> None:
+def check(profile, chapter: str, text: str, holds: bool, shown: str) -> None:
     """Record and display a claim about the data or the code; `shown` is what it rests on.
 
     Only a true True holds: a NaN that slipped through, or None, does not. The same text again (a
@@ -50,12 +49,12 @@ def check(profile: Profile, chapter: str, text: str, holds: bool, shown: str) ->
     _record(profile, chapter, "check", text, holds, shown)
 
 
-def finding(profile: Profile, chapter: str, text: str, holds: bool, shown: str) -> None:
+def finding(profile, chapter: str, text: str, holds: bool, shown: str) -> None:
     """Record and display a claim about what the experiment shows; otherwise as `check`."""
     _record(profile, chapter, "finding", text, holds, shown)
 
 
-def _record(profile: Profile, chapter: str, kind: str, text: str, holds: bool, shown: str) -> None:
+def _record(profile, chapter: str, kind: str, text: str, holds: bool, shown: str) -> None:
     holds = isinstance(holds, (bool, np.bool_)) and bool(holds)
     file, claim = _file(profile, chapter), {"kind": kind, "claim": text, "holds": holds,
                                             "shown": shown}
@@ -65,7 +64,7 @@ def _record(profile: Profile, chapter: str, kind: str, text: str, holds: bool, s
     display(_Line(_verdict(profile, holds), text, shown))
 
 
-def table(profile: Profile) -> pd.DataFrame:
+def table(profile) -> pd.DataFrame:
     """Return every claim of the profile: chapter, kind, claim, verdict, holds (bool), shown."""
     files = sorted(_folder(profile.name).glob("*.json"))
     rows = [{"chapter": file.stem, "verdict": _verdict(profile, row["holds"]), **row}
@@ -81,7 +80,7 @@ def recorded(profile_name: str, chapter: str) -> list[dict]:
     return []
 
 
-def _verdict(profile: Profile, holds: bool) -> str:
+def _verdict(profile, holds: bool) -> str:
     if not profile.strict:
         return "not judged at this profile"
     return "✓ holds" if holds else "✗ does not hold"
@@ -91,11 +90,11 @@ def _folder(profile_name: str) -> Path:
     return paths.profile_dir(profile_name) / "claims"
 
 
-def _file(profile: Profile, chapter: str) -> Path:
+def _file(profile, chapter: str) -> Path:
     return _folder(profile.name) / f"{chapter}.json"
 
 
-def _lock(profile: Profile, chapter: str) -> Path:
+def _lock(profile, chapter: str) -> Path:
     return paths.profile_dir(profile.name) / disk.LOCKS / f"claims-{chapter}"
 
 

@@ -14,7 +14,7 @@ from lib.dataset import CATEGORIES, NEIGHBOURS, Dataset, Record
 from lib.dataset_overlap import HARMFUL, SAFE
 from lib.journal import Journal
 from lib.judging.verdicts import Judge
-from lib.profiles import Evaluation
+from lib.model_settings import Evaluation
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lib import (
     discretion,
     generate,
     judges,
-    losses,
+    methods,
     metrics,
     origins,
     quirks,
@@ -37,8 +37,9 @@ from lib.engines.agenda import Piece
 from lib.features import StoredFeatures
 from lib.judges import RuleJudge
 from lib.judging.known_answers import OF_EVERY_DAY
+from lib.model_settings import Evaluation
 from lib.origins import BASE_THREADS, Report, quiet
-from lib.profiles import Evaluation, Profile
+from lib.profiles import Profile
 from lib.recipes import PROBE, GateError, Run, gate, rules, task
 
 __all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "brief",
@@ -65,7 +66,7 @@ class Step:
 
 def main_runs(profile: Profile, prompt_decouple: bool) -> list[Run]:
     """All methods and seeds, without or with PD."""
-    return [Run(method, prompt_decouple, seed) for method in losses.METHODS
+    return [Run(method, prompt_decouple, seed) for method in methods.METHODS
             for seed in profile.seeds]
 
 

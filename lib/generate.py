@@ -13,7 +13,7 @@ from lib.batching import Features
 from lib.costs import arithmetic, shapes
 from lib.finite import NotFinite
 from lib.model import llava
-from lib.profiles import Evaluation
+from lib.model_settings import Evaluation
 from lib.prompts import encode, prompt
 
 ON_A_CPU = 16  # answers at once, where the number is left open

@@ -20,7 +20,7 @@ from lib import iconworld_words as words
 from lib import runs
 from lib.dataset import CATEGORIES
 from lib.iconworld_words import THINGS, Thing
-from lib.profiles import World
+from lib.world_settings import World
 
 SIDE = 64  # pixels
 LOOKS = tuple(product(words.COLOURS, words.BACKGROUNDS))

@@ -1,12 +1,15 @@
 """What one step of unlearning sees: which records, which of their pairs, in how many forwards."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from lib.batching import Example, Group, Packer
 from lib.dataset import Record
+from lib.terms import TERMS, reads
+
+TEXTS = 8  # in a row, which makes it about as long as the pictures' rows: little is padding
 
 
 def chosen(records: Sequence[Record], count: int, seed: int, step: int) -> list[Record]:
@@ -17,40 +20,38 @@ def chosen(records: Sequence[Record], count: int, seed: int, step: int) -> list[
     return [records[orders[place // len(records)][place % len(records)]] for place in places]
 
 
-def groups(records: Sequence[Record], refusals: Sequence[str], row: Mapping[str, float],
+def groups(records: Sequence[Record], refusals: Sequence[str], names: Iterable[str],
            rng, queries: int | None = None) -> list[Group]:
     """The rows of one step: per record its harmful and its safe picture, and all texts together.
 
-    Only what a term of `row` asks for. Of a record's four queries and of its four retain pairs so
-    many are drawn, the same queries for both pictures (None: all). The official code draws a retain
-    item and a PD item of other records (data_module.py:153); here all are of the same record.
+    Only what the terms of these `names` read. Of a record's four queries and of its four retain
+    pairs so many are drawn, the same queries for both pictures (None: all). The official code draws
+    a retain item and a PD item of other records (data_module.py:153); here all are of the same.
     """
-    keeps = {"retain", "kl", "refusal_and_retain"} & set(row)
-    found, texts = [], []
+    kinds, found, texts = reads(names), [], []
     # All draws before any refusal: so the methods see the same pairs.
     drawn = [(_some(record.unsafe_pairs, queries, rng),
               _some([*record.text_pairs, *record.image_pairs], queries, rng)) for record in records]
     for record, (asked, kept) in zip(records, drawn, strict=True):
         sets, harmful = record.sets(), []
         for pair in (sets["forget"][1][i] for i in asked):
-            if "forget" in row:
+            if "forget" in kinds:
                 harmful.append(Example("forget", pair.question, pair.answer))
-            if {"refusal", "refusal_and_retain"} & set(row):
+            if "refusal" in kinds:
                 refusal = refusals[rng.integers(len(refusals))]
                 harmful.append(Example("refusal", pair.question, refusal))
-        if keeps:
+        if "retain" in kinds:
             pairs = [*sets["retain text"][1], *sets["retain image"][1]]
             count = len(sets["retain text"][1])
             texts += _examples("retain", [pairs[i] for i in kept if i < count])
             harmful += _examples("retain", [pairs[i] for i in kept if i >= count])
         if harmful:
             found.append(Group(record.image, tuple(harmful)))
-        if "prompt_decouple" in row:
+        if "prompt_decouple" in kinds:
             pairs = sets["prompt decouple"][1]
             safe = _examples("prompt_decouple", [pairs[i] for i in asked])
             found.append(Group(record.safe_image, tuple(safe)))
-    # Texts in rows about as long as the pictures' rows, so that little is padding.
-    return found + [Group(None, tuple(texts[i : i + 8])) for i in range(0, len(texts), 8)]
+    return found + [Group(None, tuple(texts[i : i + TEXTS])) for i in range(0, len(texts), TEXTS)]
 
 
 def _some(items: Sequence, count: int | None, rng) -> list[int]:
@@ -58,8 +59,8 @@ def _some(items: Sequence, count: int | None, rng) -> list[int]:
     return sorted(rng.permutation(len(items))[:count])
 
 
-def _examples(term: str, pairs: Sequence) -> list[Example]:
-    return [Example(term, pair.question, pair.answer) for pair in pairs]
+def _examples(kind: str, pairs: Sequence) -> list[Example]:
+    return [Example(kind, pair.question, pair.answer) for pair in pairs]
 
 
 def lots(rows: Sequence[Group], size: int | None) -> list[Sequence[Group]]:
@@ -80,11 +81,10 @@ def shares(packer: Packer, parts: Sequence[Sequence[Group]],
         for group in lot:
             for example in group.examples:
                 segment = packer.segment(example, group.image is not None)
-                count[example.term] += 1
-                if example.term in ("refusal", "retain"):
-                    count["refusal_and_retain"] += len(segment.answer)
-                if example.term == "retain":  # the quirk's mean is over positions
-                    places = len(segment.prompt) + len(segment.answer) - 1
-                    count["kl"] += places if official_quirks else 1
+                for term in TERMS.values():
+                    if example.term in term.reads:
+                        count[term.name] += len(segment.answer) if term.pools_tokens else 1
+                if official_quirks and example.term == "retain":  # that KL is over positions
+                    count["kl"] += len(segment.prompt) + len(segment.answer) - 2
     total = sum(counts, Counter())
     return [{term: count[term] / total[term] for term in total} for count in counts]

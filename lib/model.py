@@ -32,7 +32,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from lib import finite, model_check, sources
 from lib.missing import Missing
-from lib.profiles import CPU, Architecture, Runtime, Unlearning
+from lib.model_settings import CPU, Architecture, Runtime
 from lib.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, read_processor
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
@@ -189,11 +189,12 @@ def _four_bits(runtime: Runtime) -> BitsAndBytesConfig:
                                                      "lm_head"])
 
 
-def add_lora(model, settings: Unlearning) -> PeftModel:
+def add_lora(model, settings) -> PeftModel:
     """The model with fresh LoRA on every language linear and a trainable copy of the projector.
 
     With the projector in `modules_to_save`, `disable_adapter()` brings back the original model
-    whole. At first the two give the same logits (LoRA's B is zero). The rest is frozen.
+    whole. At first the two give the same logits (LoRA's B is zero). The rest is frozen. `settings`:
+    lora_rank, lora_alpha and lora_dropout, of an `Unlearning`.
     """
     config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha,
                         lora_dropout=settings.lora_dropout, target_modules=LORA_TARGETS,

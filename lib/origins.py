@@ -152,7 +152,8 @@ def base(profile: Profile, report: Report = quiet) -> Made:
 
     def build(folder: Path) -> dict:
         torch.set_num_threads(BASE_THREADS)
-        model, processor, log = pretrain.train(profile, report)
+        model, processor, log = pretrain.train(profile.world, profile.architecture,
+                                              profile.pretraining, report)
         models.save(model, processor, folder / "model")
         runs.write_jsonl(folder / "log.jsonl", log)
         return {"parameters": sum(p.numel() for p in model.parameters())}

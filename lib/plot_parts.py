@@ -26,7 +26,9 @@ from matplotlib.transforms import Bbox
 
 from lib import discretion, disk
 from lib.judging.verdicts import UNJUDGED
+from lib.methods import METHODS
 from lib.runs import read_json, write_csv, write_json
+from lib.terms import TERMS
 
 mpl.style.use("default")  # a user's matplotlibrc (text.usetex and its kin) is for other figures
 # Here, not by the first figure: it is drawn inside an rc_context, at whose end the "interactive"
@@ -35,15 +37,8 @@ plt.switch_backend(mpl.get_backend())
 if hasattr(get_ipython(), "kernel") and mpl.get_backend().lower() == "agg":
     get_ipython().run_line_magic("matplotlib", "inline")  # Agg, of the environment, shows nothing
 
-# Okabe and Ito's colours, which stay apart for every common kind of colour blindness.
-METHOD_COLOURS = {
-    "vanilla": "#7F7F7F",
-    "ga": "#D55E00",
-    "gd": "#E69F00",
-    "kl": "#009E73",
-    "po": "#0072B2",
-}
-METHOD_NAMES = {"vanilla": "original", "ga": "GA", "gd": "GD", "kl": "KL", "po": "PO"}
+METHOD_COLOURS = {"vanilla": "#7F7F7F"} | {key: each.colour for key, each in METHODS.items()}
+METHOD_NAMES = {"vanilla": "original"} | {key: each.title for key, each in METHODS.items()}
 METRIC_NAMES = {
     "sarr": "SARR",
     "rr": "RR",
@@ -61,14 +56,21 @@ SPLIT_NAMES = {
 }
 # What a term or a set is for: to forget (black), to keep (sky blue), to decouple (purple).
 FORGET, RETAIN, DECOUPLE = "#000000", "#56B4E9", "#CC79A7"
-TERM_LINES = {
-    "forget": (FORGET, "-"),
-    "refusal": (FORGET, "--"),
-    "refusal_and_retain": (FORGET, ":"),
-    "retain": (RETAIN, "-"),
-    "kl": (RETAIN, "--"),
-    "prompt_decouple": (DECOUPLE, "-"),
-}
+KIND_COLOURS = {"forget": FORGET, "refusal": FORGET, "retain": RETAIN, "prompt_decouple": DECOUPLE}
+DASHES = ("-", "--", ":", "-.")  # of the terms of one colour, in their order
+
+
+def _term_lines() -> dict[str, tuple[str, str]]:
+    """The colour and dash of each term's line: the colour says what the term is for."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, term in TERMS.items():
+        colour = KIND_COLOURS[term.reads[0]]
+        earlier = sum(of == colour for of, _ in found.values())
+        found[name] = (colour, DASHES[earlier % len(DASHES)])
+    return found
+
+
+TERM_LINES = _term_lines()
 SET_COLOURS = {
     "forget": "#4D4D4D",
     "retain text": "#B5DDF5",
@@ -170,7 +172,7 @@ def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataF
         if column in frame and (unknown := sorted(set(map(str, frame[column])) - known)):
             raise ValueError(
                 f"plots.{name}: unknown {column} {', '.join(unknown)}. It knows "
-                f"{', '.join(colours)}; give others a colour in plot_parts.py."
+                f"{', '.join(colours)}; others need a line of their own: methods in lib/methods.py."
             )
     return frame
 
@@ -215,11 +217,6 @@ def in_order(known: Iterable[str], values: pd.Series) -> list[str]:
 
 
 # Runs: a run is a method with or without PD.
-
-
-def run_name(method: str, prompt_decouple: int) -> str:
-    """`run_name("po", 1)` is "PO + PD"."""
-    return METHOD_NAMES[method] + (" + PD" if prompt_decouple else "")
 
 
 def runs_of(frame: pd.DataFrame) -> list[tuple[str, int]]:

@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from lib.methods import run_name
 from lib.plot_parts import (
     HATCH,
     LABEL_COLOURS,
@@ -49,7 +50,6 @@ from lib.plot_parts import (
     percent_axis,
     plain_numbers,
     point_look,
-    run_name,
     runs_of,
     save,
     seeds_key,

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
-from lib import finite, iconworld, losses
+from lib import finite, iconworld, likelihood
 from lib.batching import Example, Group, Packer, answer_logits, pixels
 from lib.iconworld import Picture
 from lib.model import build, tower_features
-from lib.profiles import Pretraining, Profile
+from lib.model_settings import Architecture, Pretraining
+from lib.world_settings import World
 
 CAPTION_QUESTION = "Describe the picture."
 DANGER = 0.1  # share of contrastive steps whose captions tell the danger alone
@@ -42,15 +43,15 @@ class Log:
             self.report(f"{stage}, step {step} of {steps}, loss {loss.item():.3f}")
 
 
-def train(profile: Profile, report: Report) -> tuple:
-    """Train the small LLaVA of a profile.
+def train(world: World, sizes: Architecture, settings: Pretraining, report: Report) -> tuple:
+    """Train a small LLaVA on pictures of a world.
 
     Returns (model, processor, rows of the training log: stage, step, loss in nats, accuracy 0-1).
     """
-    settings, log = profile.pretraining, Log(report)
+    log = Log(report)
     torch.manual_seed(settings.seed)
-    model, processor = build(profile.architecture, iconworld.vocabulary_texts())
-    pictures = iconworld.pool(profile.world, settings.pictures)
+    model, processor = build(sizes, iconworld.vocabulary_texts())
+    pictures = iconworld.pool(world, settings.pictures)
     images = torch.cat([pixels(processor, [picture.draw() for picture in part]).half()
                         for part in _lots(pictures, 256)])  # half precision: 800 MB
     contrastive(model, processor, pictures, images, settings, log)
@@ -184,8 +185,8 @@ def _answer(stage: str, model, packer: Packer, trained, groups: Callable, steps:
         rng = np.random.default_rng([settings.seed, len(stage), step])
         batch = packer.pack(list(groups(rng)))
         logits = answer_logits(model, batch)
-        tokens = losses.token_nll(logits, batch.targets)
-        loss = losses.per_answer(tokens, batch.answers, len(batch.terms)).mean()
+        tokens = likelihood.token_nll(logits, batch.targets)
+        loss = likelihood.per_answer(tokens, batch.answers, len(batch.terms)).mean()
         update(loss)
         right = (logits.argmax(-1) == batch.targets).float().mean()
         log(stage, step, steps, loss.detach(), right)

@@ -11,45 +11,9 @@ import os
 from dataclasses import asdict, dataclass, replace
 
 from lib.missing import Missing
-
-
-@dataclass(frozen=True)
-class World:
-    """IconWorld's size; pictures of both splits come from disjoint colours and backgrounds."""
-
-    seed: int = 0
-    train_per_category: int = 120
-    val_per_category: int = 16
-    specificity_pictures: int = 96
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Sizes of the small LLaVA: vision tower (CLIP) and language model (Llama)."""
-
-    image_size: int = 64
-    patch_size: int = 16
-    hidden: int = 128
-    tower_layers: int = 4
-    language_layers: int = 4
-    heads: int = 4
-    intermediate: int = 352
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """Pictures and steps of each stage (chapter 00); `lr` is the peak of a one-cycle schedule."""
-
-    seed: int = 0
-    pictures: int = 33600
-    contrastive_steps: int = 1000
-    contrastive_batch: int = 128
-    contrastive_lr: float = 2e-3
-    language_steps: int = 150
-    alignment_steps: int = 100
-    instruction_steps: int = 2500
-    batch: int = 16
-    lr: float = 2e-3
+from lib.model_settings import CPU, Architecture, Evaluation, Pretraining, Runtime
+from lib.unlearning_settings import Unlearning
+from lib.world_settings import World
 
 
 @dataclass(frozen=True)
@@ -63,67 +27,6 @@ class Gate:
     exact_match: float | None = 0.95
     sarr: float | None = 0.03
     specificity: float | None = 0.95
-
-
-@dataclass(frozen=True)
-class Unlearning:
-    """One unlearning run. Official values where they carry over: rank, warm-up, clip, weight decay.
-
-    Learning rate, alpha and the number of steps belong to a model of 2 M parameters; they were
-    chosen on a tuning world (README, "Hyper-parameters"). What is None or 0 below is off, and then
-    no part of a result's name in the run store.
-    """
-
-    steps: int = 400
-    images: int = 6  # harmful pictures per step, and as many safe ones
-    queries: int = 2  # per picture and step, of its four; and as many of its four retain pairs
-    lr: float = 2e-3
-    warmup: float = 0.06
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    lora_rank: int = 32
-    lora_alpha: int = 64
-    probe_every: int = 50
-    checkpoint_every: int = 100
-    epochs: float | None = None  # passes over the training records, instead of `steps`
-    lora_dropout: float = 0.0
-    max_answer_tokens: int | None = None  # a longer answer is cut there, and then has no end
-
-    def steps_for(self, records: int) -> int:
-        """The number of optimizer steps with so many training records."""
-        return self.steps if self.epochs is None else round(self.epochs * records / self.images)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How answers are generated; three samples as in the paper."""
-
-    train_records: int | None = 8  # per category, the first ones (None: all): efficacy
-    max_new_tokens: int = 20
-    batch: int | None = 128  # answers at once; None: as many as the GPU has room for
-    samples: int = 3
-    temperature: float = 1.0
-    top_p: float = 0.9
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how a model computes.
-
-    Only `dtype` and `four_bit` are part of a result's name: the rest may be changed in the middle,
-    say after running out of memory, and what is finished stays.
-    """
-
-    device: str = "cpu"  # or "cuda", or "auto": the GPU if there is one
-    dtype: str = "float32"  # or "bfloat16", or "auto": bfloat16 on a GPU, float32 on a CPU
-    attention: str = "sdpa"  # or "auto": on a GPU FlexAttention for packed rows, where it is right
-    gradient_checkpointing: bool = False
-    four_bit: bool = False  # the frozen weights in NF4 (QLoRA): a quarter of the memory
-    micro_batch: int | None = None  # pictures (rows) per forward in training; None: a step's all
-    stored_features: bool = False  # the tower's features on disk, or in memory
-
-
-CPU = Runtime()
 
 
 @dataclass(frozen=True)

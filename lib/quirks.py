@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib import losses
+from lib import methods, terms
 from lib.batching import Batch, Group, answer_logits
 from lib.dataset import Dataset, Record
 from lib.profiles import Profile
@@ -45,17 +45,14 @@ def partners(records: Sequence[Record], everything: Sequence[Record], rng) -> li
     return [everything[i] for i in rng.integers(len(everything), size=len(records))]
 
 
-def sides(row: Mapping[str, float]) -> tuple[dict, dict]:
-    """The terms of a row that are about the record itself, and those that its partner gives."""
-    pooled = "refusal_and_retain" in row
-    own = {"forget": "forget" in row, "refusal": pooled or "refusal" in row}
-    other = {"retain": pooled or bool({"retain", "kl"} & set(row)),
-             "prompt_decouple": "prompt_decouple" in row}
-    return tuple({term: 1.0 for term, asked in side.items() if asked} for side in (own, other))
+def sides(row: Mapping[str, float]) -> tuple[set[str], set[str]]:
+    """What a row reads of the record itself, and what its partner gives."""
+    kinds = terms.reads(row)
+    return kinds & {"forget", "refusal"}, kinds & {"retain", "prompt_decouple"}
 
 
 def rows(profile: Profile) -> str:
-    """The rows of weights (`losses.ROWS`) of a profile.
+    """The rows of weights (`methods.ROWS`) of a profile.
 
     The laptop's are the official ones, which the paper's results come from.
     """
@@ -88,7 +85,7 @@ def kl_everywhere(model, retain: Batch) -> Tensor:
     whole, weights = everywhere(retain)
     with torch.no_grad(), model.disable_adapter():
         original = answer_logits(model, whole)
-    values = losses.token_kl(original, answer_logits(model, whole))
+    values = terms.token_kl(original, answer_logits(model, whole))
     return (values * weights).sum() / weights.sum()
 
 
@@ -108,7 +105,7 @@ def shown(dataset: Dataset, seed: int = 0) -> pd.DataFrame:
     record = dataset.train[0]
     pair = record.image_pairs[0]
     other = partners([record], dataset.train, np.random.default_rng(seed))[0]
-    added, official = (losses.weights("gd", True, rows=name) for name in ("added", "official"))
+    added, official = (methods.weights("gd", True, rows=name) for name in ("added", "official"))
     return pd.DataFrame([
         ("letters", pair.answer, pair.answer.capitalize()),
         ("partner of the query in PD", _place(record), _place(other)),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 import lib
-from lib import chapters, claims, experiments, losses, paths, profiles, runs, tables
+from lib import chapters, claims, experiments, methods, paths, profiles, runs, tables
 from lib.costs import estimate, gpus
 from lib.costs.arithmetic import GIB
 
@@ -78,7 +78,7 @@ def _part(folder: Path) -> str:
     if step in PARTS:
         return PARTS[step]
     weights = runs.read_json(folder / "config.json")["weights"]
-    names = {WITHOUT: losses.weights(method, False), WITH: losses.weights(method, True)}
+    names = {WITHOUT: methods.weights(method, False), WITH: methods.weights(method, True)}
     return next((name for name, row in names.items() if row == weights), SWEEP)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from lib import dataset as datasets
-from lib import disk, evaluate, judges, losses, origins, quirks, runs, vllm_engine
+from lib import disk, evaluate, judges, methods, origins, quirks, runs, vllm_engine
 from lib import model as models
 from lib.batching import Packer
 from lib.judges import RuleJudge
@@ -48,12 +48,12 @@ class Run:
         return self.row_of("official")
 
     def row_of(self, rows: str) -> dict[str, float]:
-        """The weights of its loss, by these rows (`losses.ROWS`)."""
-        return losses.weights(self.method, self.prompt_decouple, self.prompt_decouple_weight, rows)
+        """The weights of its loss, by these rows (`methods.ROWS`)."""
+        return methods.weights(self.method, self.prompt_decouple, self.prompt_decouple_weight, rows)
 
     def __str__(self) -> str:
         weight = "" if self.prompt_decouple_weight is None else f" {self.prompt_decouple_weight:g}"
-        return f"{self.method.upper()}{' + PD' * self.prompt_decouple}{weight}, seed {self.seed}"
+        return f"{methods.run_name(self.method, self.prompt_decouple)}{weight}, seed {self.seed}"
 
 
 # The judge.

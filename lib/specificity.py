@@ -18,8 +18,9 @@ from lib import model as models
 from lib.harness import Benchmark, HarnessError
 from lib.merged import DTYPE, save_merged
 from lib.missing import Missing
+from lib.model_settings import Runtime
 from lib.origins import Made, Report, quiet
-from lib.profiles import Profile, Runtime
+from lib.profiles import Profile
 from lib.recipes import Run
 
 SECONDS = 0.3  # expected, for a question

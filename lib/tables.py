@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import discretion, metrics, statistics
+from lib import discretion, methods, metrics, statistics
 from lib.metrics import MAIN
-from lib.profiles import Profile
 
-METHODS = {"vanilla": "Original", "ga": "GA", "gd": "GD", "kl": "KL", "po": "PO"}
+METHODS = {"vanilla": "Original"} | {key: each.title for key, each in methods.METHODS.items()}
 COLUMNS = {  # (metric, split): heading; the columns of the paper's main table, in its order
     ("asr", "efficacy"): "ASR eff.",
     ("rr", "efficacy"): "RR eff.",
@@ -69,7 +68,7 @@ PAPER = _paper()
 PAPER_SARR_REDUCTION = 79.5  # percent, by PD, on both models: abstract of arXiv 2502.12520
 
 
-def described(profile: Profile) -> tuple[str, str]:
+def described(profile) -> tuple[str, str]:
     """Where a profile's numbers come from, for a caption; and the paper's model beside them."""
     beside = "LLaVA-1.5-13B" if "13b" in profile.name else "LLaVA-1.5-7B"
     if not profile.real:
@@ -79,7 +78,7 @@ def described(profile: Profile) -> tuple[str, str]:
     return f"{model} on {data}, judge {judge}{caution(profile)}", beside
 
 
-def caution(profile: Profile) -> str:
+def caution(profile) -> str:
     """What to add to a caption or title where rules judge a real model's answers; else nothing."""
     if not profile.judged_by_beginning:
         return ""

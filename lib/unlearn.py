@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,16 +19,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import attention, disk, finite, losses, quirks
+from lib import attention, disk, finite, quirks, terms
 from lib.batching import Batch, Group, Packer, answer_logits
 from lib.dataset import Dataset
 from lib.dataset_overlap import examples
 from lib.lessons import chosen, groups, lots, shares
 from lib.model import add_lora, checkpoint_layers, llava
-from lib.profiles import CPU, Runtime, Unlearning
+from lib.model_settings import CPU, Runtime
 from lib.runs import read_json, write_json
+from lib.terms import TERMS, Said
+from lib.unlearning_settings import Unlearning
 
-WATCHED = ("forget", "refusal", "retain", "kl", "prompt_decouple")
+WATCHED = ("forget", "refusal", "retain", "kl", "prompt_decouple")  # by probes, in all runs
 DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError)  # of a checkpoint
 log = logging.getLogger(__name__)
 
@@ -108,10 +110,10 @@ class _Run:
         parts = lots(step_rows(dataset, self.task, self.step), self.task.runtime.micro_batch)
         found: Counter[str] = Counter()
         for lot, share in zip(parts, self._shares(packer, parts), strict=True):
-            values = self._terms(packer, lot, "kl" in self.task.row)
+            values = self._terms(packer, lot, self.task.row)
             row = {name: weight * share[name] for name, weight in self.task.row.items()
                    if name in values}
-            loss = losses.total(values, row)
+            loss = terms.total(values, row)
             loss.backward()
             self._take_gradients()
             found.update({"loss": loss.item(), **_items(values, share)})
@@ -145,8 +147,8 @@ class _Run:
                 + (", or bfloat16 instead of float16" * (llava(self.model).dtype == torch.float16))
                 + ".")
 
-    def _terms(self, packer: Packer, rows: Sequence[Group], with_kl: bool) -> dict[str, Tensor]:
-        return terms(self.model, packer, rows, with_kl, self.task.official_quirks)
+    def _terms(self, packer: Packer, rows: Sequence[Group], names) -> dict[str, Tensor]:
+        return said_of(self.model, packer, rows, names, self.task.official_quirks)
 
     def _shares(self, packer: Packer, parts: Sequence[Sequence[Group]]) -> list[dict[str, float]]:
         return shares(packer, parts, self.task.official_quirks)
@@ -178,9 +180,9 @@ class _Run:
         records = examples(dataset)
         records = records[:: max(1, len(records) // self.task.settings.images)]
         rng = np.random.default_rng([self.task.seed, 2])
-        everything = groups(records, dataset.refusals, dict.fromkeys(WATCHED, 1.0), rng)
+        everything = groups(records, dataset.refusals, WATCHED, rng)
         self.model.eval()
-        found = measured(self.model, packer, everything, True, self.task)
+        found = measured(self.model, packer, everything, WATCHED, self.task)
         found = {name: found[name].item() for name in WATCHED}
         finite.check_numbers(found, f"After {self.step} steps, on records of val", self._advice())
         self.probes.append({"step": self.step, **ask(self.model), **found})
@@ -254,41 +256,46 @@ def step_rows(dataset: Dataset, task: Task, step: int) -> list[Group]:
 
 
 @torch.no_grad()
-def measured(model, packer: Packer, rows: Sequence[Group], with_kl: bool,
+def measured(model, packer: Packer, rows: Sequence[Group], names: Iterable[str],
              task: Task) -> dict[str, Tensor]:
-    """`terms` of all rows together, in as many forwards as the run's memory asks for."""
+    """`said_of` all rows together, in as many forwards as the run's memory asks for."""
     parts, found = lots(rows, task.runtime.micro_batch), {}
     for lot, share in zip(parts, shares(packer, parts, task.official_quirks), strict=True):
-        values = terms(model, packer, lot, with_kl, task.official_quirks)
+        values = said_of(model, packer, lot, names, task.official_quirks)
         found |= {name: found.get(name, 0) + share[name] * values[name] for name in values}
     return found
 
 
-def terms(model, packer: Packer, rows: Sequence[Group], with_kl: bool,
-          official_quirks: bool = False) -> dict[str, Tensor]:
-    """Every term of the loss that the rows hold answers for, in one forward (KL: and a half)."""
+def said_of(model, packer: Packer, rows: Sequence[Group], names: Iterable[str],
+            official_quirks: bool = False) -> dict[str, Tensor]:
+    """Every term of the loss that the rows hold answers for, in one forward: name -> scalar.
+
+    Of the terms that need the original model only those in `names`: each is half a forward more.
+    """
     batch = packer.pack(rows)
-    logits = answer_logits(model, batch)
-    found = losses.nll_terms(logits, batch.targets, batch.answers, batch.terms)
-    if with_kl and "retain" in found:
-        retain = _retain(packer, rows)
-        found["kl"] = (quirks.kl_everywhere(model, retain) if official_quirks else
-                       _kl(model, retain, batch, logits))
+    said = Said(answer_logits(model, batch), batch.targets, batch.answers, batch.terms)
+    found = terms.from_logits(said)
+    for term in (TERMS[name] for name in names if TERMS[name].needs_original):
+        if not set(term.reads).intersection(said.kinds):
+            continue
+        part = _only(packer, rows, term.reads)
+        found[term.name] = (
+            quirks.kl_everywhere(model, part) if official_quirks and term.name == "kl" else
+            term.value(_beside_original(model, part, said.logits[said.of(term.reads)])))
     return found
 
 
-def _retain(packer: Packer, rows: Sequence[Group]) -> Batch:
-    kept = [Group(row.image, tuple(e for e in row.examples if e.term == "retain")) for row in rows]
+def _only(packer: Packer, rows: Sequence[Group], kinds: Sequence[str]) -> Batch:
+    """The rows with these kinds of answers alone."""
+    kept = [Group(row.image, tuple(e for e in row.examples if e.term in kinds)) for row in rows]
     return packer.pack([row for row in kept if row.examples])
 
 
-def _kl(model, retain: Batch, batch: Batch, logits: Tensor) -> Tensor:
-    """KL on the retain answers, to the same model with adapter and projector switched back."""
+def _beside_original(model, part: Batch, logits: Tensor) -> Said:
+    """What the model said, with what it said before: with adapter and projector switched back."""
     with torch.no_grad(), model.disable_adapter():
-        original = answer_logits(model, retain)
-    ours = torch.tensor([term == "retain" for term in batch.terms],
-                        device=logits.device)[batch.answers]
-    return losses.kl(original, logits[ours], retain.answers, len(retain.terms))
+        original = answer_logits(model, part)
+    return Said(logits, part.targets, part.answers, part.terms, original)
 
 
 def learning_rate(step: int, settings: Unlearning) -> float:

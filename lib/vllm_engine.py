@@ -19,8 +19,8 @@ from PIL import Image
 from lib.generate import Query
 from lib.merged import DTYPE, save_merged
 from lib.model import llava
+from lib.model_settings import Evaluation
 from lib.pictures import open_image
-from lib.profiles import Evaluation
 from lib.prompts import prompt_for_one_image
 
 LOT = 512  # answers between two additions to the journal; enough to keep a GPU busy

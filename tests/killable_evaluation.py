@@ -10,7 +10,7 @@ from pathlib import Path
 from lib import dataset, evaluate, model, runs
 from lib.batching import Features
 from lib.judges import RuleJudge
-from lib.profiles import Evaluation
+from lib.model_settings import Evaluation
 
 SETTINGS = Evaluation(samples=1, max_new_tokens=8, batch=5)
 

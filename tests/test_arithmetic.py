@@ -11,7 +11,8 @@ from lib.costs import arithmetic, shapes
 from lib.costs.arithmetic import Row, Training
 from lib.costs.workload import rows_of
 from lib.model import add_lora, build, llava, tower_features
-from lib.profiles import Architecture, Unlearning
+from lib.model_settings import Architecture
+from lib.unlearning_settings import Unlearning
 
 RANK = 4
 SIZES = Architecture(patch_size=32, hidden=32, tower_layers=3, language_layers=3, heads=2,

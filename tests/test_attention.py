@@ -7,7 +7,7 @@ import torch
 from test_batching import groups, packed_terms, pictures, small_llava  # noqa: F401
 from torch.nn.attention.flex_attention import create_mask
 
-from lib import attention, losses
+from lib import attention, likelihood
 from lib.batching import Batch, answer_logits
 from lib.model import llava
 
@@ -79,7 +79,7 @@ def test_losses_through_blocks_are_those_of_the_dense_mask(groups):  # noqa: F81
         batch, expected = packed_terms(adapted, processor, groups)
         attention.skip_blocks(adapted)
         found = answer_logits(adapted, batch)
-    nll, wanted = (losses.token_nll(logits, batch.targets) for logits in (found, expected))
+    nll, wanted = (likelihood.token_nll(logits, batch.targets) for logits in (found, expected))
     torch.testing.assert_close(nll, wanted, rtol=0, atol=1e-5)
 
 
@@ -89,7 +89,7 @@ def test_gradients_through_a_joined_row_are_those_of_the_rows(groups):  # noqa: 
     found = []
     for each in (logits, answer_logits(adapted, batch.joined())):
         adapted.zero_grad()
-        losses.token_nll(each, batch.targets).mean().backward()
+        likelihood.token_nll(each, batch.targets).mean().backward()
         found.append([p.grad.clone() for p in adapted.parameters() if p.requires_grad])
     for wanted, got in zip(*found, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-8)

@@ -7,7 +7,7 @@ from PIL import Image
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
-from lib import losses, model
+from lib import likelihood, model, terms
 from lib.batching import (
     Example,
     Features,
@@ -18,8 +18,9 @@ from lib.batching import (
     pixels,
     prompt,
 )
+from lib.model_settings import Architecture
 from lib.pictures import open_image
-from lib.profiles import Architecture, Unlearning
+from lib.unlearning_settings import Unlearning
 
 SIZES = Architecture(patch_size=32, hidden=32, tower_layers=3, language_layers=2, heads=2,
                      intermediate=64)
@@ -124,12 +125,14 @@ def test_packed_losses_and_gradients_are_those_of_separate_rows(kind, dtype, tol
     names = [example.term for group in groups for example in group.examples]
     expected = {term: torch.stack([loss for loss, name in zip(alone, names, strict=True)
                                    if name == term]).mean() for term in ROW}
-    wanted = gradients(llava, losses.total(expected, ROW))
+    wanted = gradients(llava, terms.total(expected, ROW))
 
     batch, logits = packed_terms(llava, processor, groups)
-    each = losses.per_answer(losses.token_nll(logits, batch.targets), batch.answers, len(names))
-    found = losses.nll_terms(logits, batch.targets, batch.answers, batch.terms)
-    got = gradients(llava, losses.total(found, ROW))
+    tokens = likelihood.token_nll(logits, batch.targets)
+    each = likelihood.per_answer(tokens, batch.answers, len(names))
+    found = terms.from_logits(
+        terms.Said(logits, batch.targets, batch.answers, batch.terms))
+    got = gradients(llava, terms.total(found, ROW))
 
     assert batch.terms == tuple(names)
     torch.testing.assert_close(each.double(), torch.stack(alone).detach().double(),
@@ -153,10 +156,10 @@ def test_the_adapter_and_the_projector_are_what_is_trained(groups):
 def test_a_question_s_loss_does_not_depend_on_its_neighbours(groups):
     llava, processor = small_llava("CLS and last layer", torch.float64)
     batch, logits = packed_terms(llava, processor, groups)
-    nll = losses.token_nll(logits, batch.targets)
+    nll = likelihood.token_nll(logits, batch.targets)
     alone = [Group(group.image, (example,)) for group in groups for example in group.examples]
     batch, logits = packed_terms(llava, processor, alone[::-1])
-    other = losses.token_nll(logits, batch.targets)
+    other = likelihood.token_nll(logits, batch.targets)
     sizes = torch.bincount(batch.answers).tolist()
     torch.testing.assert_close(torch.cat(other.split(sizes)[::-1]), nll, rtol=0, atol=1e-6)
 
@@ -164,7 +167,7 @@ def test_a_question_s_loss_does_not_depend_on_its_neighbours(groups):
 def test_a_picture_belongs_to_its_own_row(groups, pictures):
     llava, processor = small_llava("CLS and last layer", torch.float64)
     swapped = tuple(Group(pictures[0], g.examples) if g.image == pictures[2] else g for g in groups)
-    before, after = (losses.token_nll(packed_terms(llava, processor, rows)[1],
+    before, after = (likelihood.token_nll(packed_terms(llava, processor, rows)[1],
                                       packed_terms(llava, processor, rows)[0].targets)
                      for rows in (groups, swapped))
     batch, _ = packed_terms(llava, processor, groups)

@@ -14,7 +14,8 @@ from lib import dataset, dataset_report, iconworld, leaks, origins
 from lib.dataset_export import excerpt, to_datasets
 from lib.dataset_overlap import HARMFUL, QUESTIONS, SAFE, held_out, overlap
 from lib.dataset_problems import LEFT_OUT
-from lib.profiles import LLAVA_7B, World
+from lib.profiles import LLAVA_7B
+from lib.world_settings import World
 from tests import real_shapes
 
 TRAIN, VAL = "all_train.json", "all_val.json"

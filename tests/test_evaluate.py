@@ -12,8 +12,8 @@ from lib.dataset import CATEGORIES, Pair
 from lib.dataset_overlap import HARMFUL, QUESTIONS, SAFE
 from lib.journal import Journal
 from lib.judges import RuleJudge
+from lib.model_settings import Evaluation
 from lib.paths import ROOT
-from lib.profiles import Evaluation
 from tests import killable_evaluation
 
 FIELDS = ["set", "split", "record", "category", "image", "question_index", "question", "reference",

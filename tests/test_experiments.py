@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import discretion, experiments, generate, losses, metrics, origins, recipes
+from lib import discretion, experiments, generate, methods, metrics, origins, recipes
 from lib.batching import Features
 from lib.experiments import GateError, Run
 from lib.missing import Missing
@@ -207,7 +207,7 @@ def test_the_main_runs_are_every_method_with_every_seed(tiny):
     for prompt_decouple in (False, True):
         runs = experiments.main_runs(profile, prompt_decouple)
         assert Counter((run.method, run.seed) for run in runs) == {
-            (method, seed): 1 for method in losses.METHODS for seed in (1, 2, 3)}
+            (method, seed): 1 for method in methods.METHODS for seed in (1, 2, 3)}
         assert {run.prompt_decouple for run in runs} == {prompt_decouple}
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from lib import dataset, features, model
 from lib.batching import Features, Packer
 from lib.finite import NotFinite
-from lib.profiles import Runtime
+from lib.model_settings import Runtime
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from lib.costs import arithmetic
 from lib.finite import NotFinite
 from lib.generate import Query, SeededSampling
 from lib.model import add_lora, load
+from lib.model_settings import Evaluation
 from lib.pictures import open_image
-from lib.profiles import Evaluation, Unlearning
+from lib.unlearning_settings import Unlearning
 
 SETTINGS = Evaluation(max_new_tokens=16, batch=16)
 

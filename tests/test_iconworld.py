@@ -11,8 +11,9 @@ from lib.dataset import CATEGORIES
 from lib.iconworld import LOOKS, Picture
 from lib.iconworld_words import THINGS
 from lib.model import word_tokenizer
-from lib.profiles import LAPTOP, World
+from lib.profiles import LAPTOP
 from lib.runs import read_json
+from lib.world_settings import World
 
 SMALL = World(seed=3, train_per_category=4, val_per_category=3, specificity_pictures=6)
 HAZARDS = [thing for thing in THINGS if thing.hazard]

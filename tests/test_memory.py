@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lib import memory
-from lib.profiles import LAPTOP, LLAVA_7B, Runtime
+from lib.model_settings import Runtime
+from lib.profiles import LAPTOP, LLAVA_7B
 
 
 @pytest.mark.parametrize("error", [

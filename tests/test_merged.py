@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from lib.finite import NotFinite
 from lib.merged import DTYPE, merge_if_exact, save_merged
 from lib.model import add_lora, llava, load
-from lib.profiles import Runtime, Unlearning
+from lib.model_settings import Runtime
+from lib.unlearning_settings import Unlearning
 
 SHARE = 0.005  # of a weight's size, that is learned: about what a run at full scale changes
 

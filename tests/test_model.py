@@ -6,12 +6,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
-from lib import losses, model
+from lib import likelihood, model
 from lib.batching import Example, Group, Packer, answer_logits, pixels
 from lib.finite import NotFinite
 from lib.missing import Missing
 from lib.pictures import open_image
-from lib.profiles import Unlearning
+from lib.unlearning_settings import Unlearning
 from tests import tiny_llava
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -35,7 +35,7 @@ def trained(llava, batch, steps=3):
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.01)
     for _ in range(steps):
         optimizer.zero_grad()
-        losses.token_nll(answer_logits(adapted, batch), batch.targets).mean().backward()
+        likelihood.token_nll(answer_logits(adapted, batch), batch.targets).mean().backward()
         optimizer.step()
     return adapted
 

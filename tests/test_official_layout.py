@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import dataset, generate, losses, model
+from lib import dataset, generate, likelihood, model, terms
 from lib.batching import Example, Features, Group, Packer, answer_logits, image_tokens, prompt
 from lib.finite import NotFinite
 from lib.missing import Missing
+from lib.model_settings import Evaluation, Runtime
 from lib.pictures import open_image
-from lib.profiles import Evaluation, Runtime, Unlearning
+from lib.unlearning_settings import Unlearning
 
 SETTINGS = Unlearning(lora_rank=4, lora_alpha=8, lora_dropout=0.05)
 ROW = {"forget": -1.0, "retain": 0.5, "prompt_decouple": 0.5}
@@ -264,14 +265,16 @@ def test_packed_losses_and_gradients_are_those_of_separate_rows(llava, groups):
     names = [example.term for group in groups for example in group.examples]
     means = {term: torch.stack([loss for loss, name in zip(alone, names, strict=True)
                                 if name == term]).mean() for term in ROW}
-    wanted = gradients(whole, losses.total(means, ROW))
+    wanted = gradients(whole, terms.total(means, ROW))
     batch = Packer(whole, processor).pack(groups)
     assert batch.input_ids.shape[1] < 2 * 576, "the image stands once in its row"
     logits = answer_logits(whole, batch)
-    each = losses.per_answer(losses.token_nll(logits, batch.targets), batch.answers, len(names))
+    tokens = likelihood.token_nll(logits, batch.targets)
+    each = likelihood.per_answer(tokens, batch.answers, len(names))
     torch.testing.assert_close(each, torch.stack(alone).detach(), rtol=0, atol=1e-5)
-    found = losses.nll_terms(logits, batch.targets, batch.answers, batch.terms)
-    got = gradients(whole, losses.total(found, ROW))
+    found = terms.from_logits(
+        terms.Said(logits, batch.targets, batch.answers, batch.terms))
+    got = gradients(whole, terms.total(found, ROW))
     assert got.keys() == wanted.keys()
     for name, gradient in wanted.items():
         assert gradient.abs().max() > 0, name

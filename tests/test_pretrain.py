@@ -144,7 +144,7 @@ def test_a_seed_fixes_every_weight_and_another_one_does_not(tiny):
     def made(seed):
         few = replace(tiny.pretraining, seed=seed, pictures=84, contrastive_steps=2,
                       language_steps=2, alignment_steps=2, instruction_steps=2, batch=4)
-        model, _, log = pretrain.train(replace(tiny, pretraining=few), lambda text: None)
+        model, _, log = pretrain.train(tiny.world, tiny.architecture, few, lambda text: None)
         return snapshot(model), log
 
     (first, its_log), (again, same_log), (other, _) = made(0), made(0), made(1)

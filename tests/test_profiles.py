@@ -6,7 +6,8 @@ import pytest
 
 from lib import profiles
 from lib.options import hand_down, parse
-from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES, SMOKE, Unlearning
+from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES, SMOKE
+from lib.unlearning_settings import Unlearning
 
 SMALL, REAL = (SMOKE, LAPTOP), (LLAVA_7B, LLAVA_13B)
 

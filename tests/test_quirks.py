@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import dataset, losses, model, quirks, unlearn
+from lib import dataset, methods, model, quirks, terms, unlearn
 from lib.batching import Example, Group, Packer, answer_logits
-from lib.profiles import LAPTOP, LLAVA_7B, Unlearning
+from lib.profiles import LAPTOP, LLAVA_7B
+from lib.unlearning_settings import Unlearning
 
 QUIRKY = replace(LLAVA_7B, official_quirks=True)
 
@@ -31,11 +32,11 @@ def test_partners_are_drawn_from_all_records_and_are_mostly_others(data):
 
 
 SIDES = [
-    (losses.weights("ga", True), {"forget"}, {"prompt_decouple"}),
-    (losses.weights("gd", True), {"forget"}, {"retain", "prompt_decouple"}),
-    (losses.weights("kl", False), {"forget"}, {"retain"}),
-    (losses.weights("po", True), {"refusal"}, {"retain", "prompt_decouple"}),
-    (losses.weights("po", False, rows="added"), {"refusal"}, {"retain"}),
+    (methods.weights("ga", True), {"forget"}, {"prompt_decouple"}),
+    (methods.weights("gd", True), {"forget"}, {"retain", "prompt_decouple"}),
+    (methods.weights("kl", False), {"forget"}, {"retain"}),
+    (methods.weights("po", True), {"refusal"}, {"retain", "prompt_decouple"}),
+    (methods.weights("po", False, rows="added"), {"refusal"}, {"retain"}),
 ]
 
 
@@ -99,7 +100,7 @@ def test_the_kl_everywhere_of_packed_rows_is_that_of_separate_rows(adapted, data
             ours = answer_logits(whole, batch)
             with whole.disable_adapter():
                 original = answer_logits(whole, batch)
-        values.append(losses.token_kl(original, ours).sum())
+        values.append(terms.token_kl(original, ours).sum())
         positions.append(len(ours))
         assert len(ours) == int((batch.segments >= 0).sum()) == batch.input_ids.numel()
     found = quirks.kl_everywhere(whole, packer.pack(rows))
@@ -112,7 +113,7 @@ def test_the_kl_everywhere_of_packed_rows_is_that_of_separate_rows(adapted, data
 def test_the_loss_takes_it_only_with_the_switch(adapted, data):
     whole, processor = adapted
     packer, rows = Packer(whole, processor), rows_of(data.train[0])
-    usual, quirky = (unlearn.terms(whole, packer, rows, True, switch)["kl"].item()
+    usual, quirky = (unlearn.said_of(whole, packer, rows, ("kl",), switch)["kl"].item()
                      for switch in (False, True))
     assert quirky == pytest.approx(quirks.kl_everywhere(whole, packer.pack(rows)).item(), rel=1e-5)
     assert usual != pytest.approx(quirky, rel=1e-2)
@@ -131,7 +132,7 @@ def test_without_an_end_no_answer_ends(adapted):
 
 def test_a_step_with_the_switch_takes_retain_and_pd_of_other_records(data):
     def seen(switch):
-        task = unlearn.Task(losses.weights("gd", True), 1,
+        task = unlearn.Task(methods.weights("gd", True), 1,
                             Unlearning(images=2, queries=2, lora_rank=4), official_quirks=switch)
         pictures = {"forget": set(), "prompt_decouple": set()}
         for step in range(8):

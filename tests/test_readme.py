@@ -17,6 +17,7 @@ import pytest
 from lib import claims, environment, experiments, metrics, paths, profiles, readme, tables
 from lib import runs as run_store
 from lib.options import parse
+from lib.unlearning_settings import Unlearning
 from tests.test_packaging import tracked
 
 TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
@@ -115,7 +116,7 @@ def test_every_setting_is_that_of_the_laptop_profile(name, said):
 
 def test_no_setting_of_unlearning_is_left_out():
     on = {name for name, value in asdict(profiles.LAPTOP.unlearning).items() if value}
-    named = {f"unlearning.{field.name}" for field in fields(profiles.Unlearning)
+    named = {f"unlearning.{field.name}" for field in fields(Unlearning)
              if field.name in on}
     assert named - {name for name, _ in SETTINGS} == {"unlearning.probe_every",
                                                       "unlearning.checkpoint_every"}

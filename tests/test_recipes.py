@@ -16,7 +16,7 @@ import torch
 from judge_on_http import material, right, say, serving
 from peft.tuners.lora import LoraLayer
 
-from lib import experiments, generate, losses, origins, profiles, recipes, sources
+from lib import experiments, generate, methods, origins, profiles, recipes, sources
 from lib.experiments import Run
 from lib.judging.known_answers import OF_EVERY_DAY
 from lib.judging.refusal_rule import RefusalRule
@@ -24,7 +24,7 @@ from lib.memory import OutOfMemory
 from lib.paths import ROOT
 from lib.runs import read_json, read_jsonl
 
-RUNS = [Run(method, added, 1) for method in losses.METHODS for added in (False, True)]
+RUNS = [Run(method, added, 1) for method in methods.METHODS for added in (False, True)]
 PO_PD = Run("po", True, 1)
 
 

@@ -7,7 +7,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from lib.costs import shapes
 from lib.costs.shapes import RELEASED
 from lib.model import add_lora
-from lib.profiles import Unlearning
+from lib.unlearning_settings import Unlearning
 
 # What config.json of the released 13B says beside LlamaConfig's defaults, which are the 7B's.
 WIDER = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,

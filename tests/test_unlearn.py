@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import get_cosine_schedule_with_warmup
 
-from lib import dataset, losses
+from lib import dataset, methods, terms
 from lib import unlearn as loop
 from lib.batching import Packer
 from lib.finite import NotFinite
 from lib.model import load
-from lib.profiles import Runtime, Unlearning
+from lib.model_settings import Runtime
 from lib.unlearn import Task, chosen, groups, learning_rate, unlearn
+from lib.unlearning_settings import Unlearning
 
 REFUSALS = ("I cannot assist with this request.", "I must decline this request.")
 SETTINGS = Unlearning(steps=4, images=2, lr=5e-3, lora_rank=4, lora_alpha=8, probe_every=2,
@@ -25,7 +26,7 @@ SETTINGS = Unlearning(steps=4, images=2, lr=5e-3, lora_rank=4, lora_alpha=8, pro
 
 
 def task(method, prompt_decouple=False, seed=1, **changes):
-    return Task(losses.weights(method, prompt_decouple), seed, replace(SETTINGS, **changes))
+    return Task(methods.weights(method, prompt_decouple), seed, replace(SETTINGS, **changes))
 
 
 def run(llava, world, wanted, folder, **watchers):
@@ -41,7 +42,7 @@ def nll(model, packer, world, term):
     """The mean NLL of the world's training answers of one term."""
     rows = groups(world.train, REFUSALS, {term: 1.0}, np.random.default_rng(0))
     with torch.no_grad():
-        return loop.terms(model, packer, rows, with_kl=False)[term].item()
+        return loop.said_of(model, packer, rows, ())[term].item()
 
 
 # What a step sees.
@@ -161,29 +162,29 @@ def with_lora(llava):
     return model, Packer(*llava)
 
 
-@pytest.mark.parametrize("method", losses.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 @pytest.mark.parametrize("prompt_decouple", [False, True])
 def test_only_the_row_s_terms_have_a_gradient(llava, world, method, prompt_decouple):
     model, packer = with_lora(llava)
-    row = losses.weights(method, prompt_decouple)
+    row = methods.weights(method, prompt_decouple)
     everything = groups(world.train[:2], REFUSALS,
                         {**dict.fromkeys(loop.WATCHED, 1.0), **row}, np.random.default_rng(0))
-    found = loop.terms(model, packer, everything, with_kl=True)
+    found = loop.said_of(model, packer, everything, ("kl",))
     for term in found.values():
         term.retain_grad()
-    losses.total(found, row).backward()
+    terms.total(found, row).backward()
     grads = {name: term.grad.item() for name, term in found.items() if term.grad is not None}
     assert grads == pytest.approx(row)
 
 
 def test_the_gradient_of_a_step_is_that_of_its_terms_weighted(llava, world):
     model, packer = with_lora(llava)
-    row = losses.weights("gd", True)
+    row = methods.weights("gd", True)
     rows = groups(world.train[:2], REFUSALS, row, np.random.default_rng(0))
 
     def gradient(weights):
         model.zero_grad()
-        losses.total(loop.terms(model, packer, rows, False), weights).backward()
+        terms.total(loop.said_of(model, packer, rows, ()), weights).backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
     parts = [(weight, gradient({term: 1.0})) for term, weight in row.items()]
@@ -197,7 +198,7 @@ def test_a_term_does_not_depend_on_the_other_terms_of_its_step(llava, world):
     alone = groups(world.train[:2], REFUSALS, {"forget": 1.0}, np.random.default_rng(0))
     together = groups(world.train[:2], REFUSALS, dict.fromkeys(loop.WATCHED, 1.0),
                       np.random.default_rng(0))
-    first, second = (loop.terms(model, packer, rows, False)["forget"].item()
+    first, second = (loop.said_of(model, packer, rows, ())["forget"].item()
                      for rows in (alone, together))
     assert first == pytest.approx(second, abs=1e-5)
 
@@ -206,11 +207,11 @@ def test_kl_is_zero_before_the_first_step_and_measures_the_way_from_the_original
     model, packer = llava[0], Packer(*llava)
     model = loop.add_lora(model, SETTINGS)
     rows = groups(world.train[:2], REFUSALS, {"kl": 1.0}, np.random.default_rng(0))
-    assert loop.terms(model, packer, rows, True)["kl"].item() == pytest.approx(0, abs=1e-6)
+    assert loop.said_of(model, packer, rows, ("kl",))["kl"].item() == pytest.approx(0, abs=1e-6)
     projector = model.base_model.model.model.multi_modal_projector.modules_to_save["default"]
     with torch.no_grad():
         projector.linear_2.weight.normal_()  # no LoRA: the projector is what has to go back
-    assert loop.terms(model, packer, rows, True)["kl"].item() > 1e-3
+    assert loop.said_of(model, packer, rows, ("kl",))["kl"].item() > 1e-3
 
 
 def test_the_kl_of_a_step_is_that_to_a_second_model(llava, world, base_folder):
@@ -220,9 +221,9 @@ def test_the_kl_of_a_step_is_that_to_a_second_model(llava, world, base_folder):
             for row in rows]
     batch = packer.pack([row for row in kept if row.examples])
     original = loop.answer_logits(load(base_folder)[0], batch)
-    expected = losses.kl(original, loop.answer_logits(model, batch), batch.answers,
+    expected = terms.kl(original, loop.answer_logits(model, batch), batch.answers,
                          len(batch.terms))
-    found = loop.terms(model, packer, rows, True)["kl"]
+    found = loop.said_of(model, packer, rows, ("kl",))["kl"]
     assert found.item() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -292,7 +293,7 @@ def test_the_tower_and_the_original_weights_do_not_move(llava, world, tmp_path, 
 # Memory: lots, checkpointing, numbers, dropout.
 
 
-@pytest.mark.parametrize("method", losses.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_step_in_lots_has_the_gradient_and_the_terms_of_the_whole_step(
         world, base_folder, method, size):
@@ -317,8 +318,8 @@ def test_terms_measured_in_lots_are_those_of_all_rows_at_once(llava, world, size
     wanted = replace(task("gd", True), runtime=Runtime(micro_batch=size))
     rows = loop.step_rows(world, replace(wanted, row=dict.fromkeys(loop.WATCHED, 1.0)), 0)
     with torch.no_grad():
-        whole = loop.terms(model, packer, rows, with_kl=True)
-    found = loop.measured(model, packer, rows, True, wanted)
+        whole = loop.said_of(model, packer, rows, ("kl",))
+    found = loop.measured(model, packer, rows, ("kl",), wanted)
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
         {name: value.item() for name, value in whole.items()}, rel=1e-4, abs=1e-5)
 
@@ -328,9 +329,9 @@ def test_the_loss_of_the_first_step_can_be_computed_again_from_outside(world, tm
     wanted, (bare, processor) = task("kl", True), load(base_folder)
     student = loop.prepared(bare, wanted)
     packer = Packer(student, processor)
-    found = loop.measured(student, packer, loop.step_rows(world, wanted, 0), True, wanted)
+    found = loop.measured(student, packer, loop.step_rows(world, wanted, 0), ("kl",), wanted)
     _, history, _ = run(load(base_folder), world, wanted, tmp_path)
-    assert losses.total(found, wanted.row).item() == pytest.approx(history[0]["loss"], abs=1e-6)
+    assert terms.total(found, wanted.row).item() == pytest.approx(history[0]["loss"], abs=1e-6)
 
 
 def test_checkpointed_layers_change_no_number(world, tmp_path, base_folder):
@@ -428,7 +429,7 @@ def test_a_step_uses_its_learning_rate(llava, world, tmp_path):
 # History, probes, resumption.
 
 
-@pytest.mark.parametrize("method", losses.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_every_term_of_the_loss_is_logged_at_every_step(llava, world, tmp_path, method):
     wanted = task(method, True)
     _, history, _ = run(llava, world, wanted, tmp_path)

@@ -12,7 +12,8 @@ from lib.generate import Query
 from lib.judges import RuleJudge
 from lib.merged import save_merged
 from lib.model import add_lora, load
-from lib.profiles import Evaluation, Runtime, Unlearning
+from lib.model_settings import Evaluation, Runtime
+from lib.unlearning_settings import Unlearning
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 SETTINGS = Evaluation(max_new_tokens=10, batch=16, samples=2)

@@ -7,20 +7,21 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from lib import lessons, losses
+from lib import lessons, methods
 from lib.batching import Packer
 from lib.costs import workload
 from lib.costs.workload import Assumed
 from lib.evaluate import questions
 from lib.experiments import main_runs, sweep_runs
-from lib.profiles import LLAVA_7B, Unlearning
+from lib.profiles import LLAVA_7B
+from lib.unlearning_settings import Unlearning
 
 
-@pytest.mark.parametrize("method", losses.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 @pytest.mark.parametrize("added", [False, True], ids=["", "with PD"])
 @pytest.mark.parametrize("queries", [2, 4])
 def test_a_step_has_the_rows_that_unlearning_makes(method, added, queries, llava, world):
-    row, (model, processor) = losses.weights(method, added), llava
+    row, (model, processor) = methods.weights(method, added), llava
     records = lessons.chosen(world.train, 3, 0, 0)
     groups = lessons.groups(records, world.refusals, row, np.random.default_rng(0), queries)
     batch = Packer(model, processor).pack(groups)
@@ -34,7 +35,7 @@ def test_a_step_has_the_rows_that_unlearning_makes(method, added, queries, llava
 
 
 def test_a_row_s_tokens_are_those_of_the_packer_when_its_lengths_are_known(llava, world):
-    row, (model, processor) = losses.weights("po", True), llava
+    row, (model, processor) = methods.weights("po", True), llava
     records = lessons.chosen(world.train, 2, 0, 0)
     groups = lessons.groups(records, world.refusals, row, np.random.default_rng(0), 4)
     batch = Packer(model, processor).pack(groups)
@@ -91,7 +92,7 @@ def test_every_assumption_says_what_it_is():
 
 
 def test_retain_pairs_appear_only_where_a_term_keeps_them():
-    rows = workload.step_rows(losses.weights("ga", False), 8, 4, 576, Assumed())
+    rows = workload.step_rows(methods.weights("ga", False), 8, 4, 576, Assumed())
     assert len(rows) == 8
     assert all(r.has_image and len(r.questions) == 4 for r in rows)
     assert Unlearning().queries == 2

@@ -5,7 +5,9 @@
 
 from dataclasses import replace
 
-from lib.profiles import LLAVA_7B, SMOKE, Architecture, World
+from lib.model_settings import Architecture
+from lib.profiles import LLAVA_7B, SMOKE
+from lib.world_settings import World
 
 TINY = replace(
     SMOKE,

@@ -21,7 +21,9 @@ from lib.costs.arithmetic import GIB, Row, Training
 from lib.costs.gpus import Gpu
 from lib.costs.shapes import Shape
 from lib.costs.workload import Assumed, asked, benchmarked, measured, run_rows, step_rows
-from lib.profiles import Profile, Runtime
+from lib.model_settings import Runtime
+from lib.profiles import Profile
+from lib.terms import TERMS
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,14 @@ def training_memory(shape: Shape, rows: Sequence[Row], profile: Profile,
 
 def step_flops(shape: Shape, row: Mapping[str, float], profile: Profile,
                assumed: Assumed) -> tuple[int, int]:
-    """(needed, computed a second time) of one training step; KL's second forward is needed."""
+    """(needed, computed a second time) of one training step; forwards of the original count."""
     settings = profile.unlearning
-    rows, kept = (step_rows(of, settings.images, settings.queries, shape.image_tokens, assumed)
-                  for of in (row, {"kl": 1.0}))
+    original = [(name,) for name in row if TERMS[name].needs_original]
+    rows, *before = (step_rows(of, settings.images, settings.queries, shape.image_tokens, assumed)
+                     for of in (row, *original))
     needed = (arithmetic.forward_flops(shape, rows, settings.lora_rank)
               + arithmetic.backward_flops(shape, rows, settings.lora_rank)
-              + (arithmetic.forward_flops(shape, kept) if "kl" in row else 0))
+              + sum(arithmetic.forward_flops(shape, kept) for kept in before))
     again = arithmetic.recomputed_flops(shape, rows, settings.lora_rank)
     return needed, again if profile.runtime.gradient_checkpointing else 0
 

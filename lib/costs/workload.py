@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib import harness, losses
+from lib import harness, methods, terms
 from lib.costs.arithmetic import Row
 from lib.dataset_check import load
+from lib.lessons import TEXTS
 from lib.profiles import Profile
 
 
@@ -68,9 +69,9 @@ def _loaded(file: Path) -> list:
 def run_rows(profile: Profile) -> dict[str, list[dict[str, float]]]:
     """The losses' weights of every unlearning run, by the plan's steps (`experiments`)."""
     seeds = len(profile.seeds)
-    without, with_pd = ([losses.weights(method, added) for method in losses.METHODS] * seeds
+    without, with_pd = ([methods.weights(method, added) for method in methods.METHODS] * seeds
                         for added in (False, True))
-    sweep = [losses.weights("po", True, weight) for weight in profile.sweep_weights] * seeds
+    sweep = [methods.weights("po", True, weight) for weight in profile.sweep_weights] * seeds
     named = {"unlearning without PD": without, "unlearning with PD": with_pd,
              "PO at other weights of PD": sweep}
     return {f"{name}: {len(rows)} runs": rows for name, rows in named.items() if rows}
@@ -80,7 +81,7 @@ def benchmarked(profile: Profile) -> tuple[int, int]:
     """(questions of the profile's benchmarks, models that are asked them): the original model and
     every run but those at other weights of PD."""
     questions = sum(each.questions for each in harness.named(profile.benchmarks))
-    return questions, 1 + 2 * len(losses.METHODS) * len(profile.seeds)
+    return questions, 1 + 2 * len(methods.METHODS) * len(profile.seeds)
 
 
 def asked(profile: Profile, assumed: Assumed) -> int:
@@ -97,17 +98,18 @@ def step_rows(row: Mapping[str, float], images: int, queries: int | None, image_
               assumed: Assumed) -> list[Row]:
     """The rows of one training step, as `lessons.groups` and `Packer` make them."""
     count, half = queries or 4, (queries or 4) // 2  # half of the retain pairs are texts
-    kept = half if {"retain", "kl", "refusal_and_retain"} & set(row) else 0
-    answers = [assumed.answer] * (count * ("forget" in row))
-    answers += [assumed.refusal] * (count * bool({"refusal", "refusal_and_retain"} & set(row)))
+    kinds = terms.reads(row)
+    kept = half if "retain" in kinds else 0
+    answers = [assumed.answer] * (count * ("forget" in kinds))
+    answers += [assumed.refusal] * (count * ("refusal" in kinds))
     answers += [assumed.retain] * kept
     found = []
     for _ in range(images):
         found.append(_row(image_tokens, answers, assumed))
-        if "prompt_decouple" in row:
+        if "prompt_decouple" in kinds:
             found.append(_row(image_tokens, [assumed.answer] * count, assumed))
     texts = [assumed.retain] * (images * kept)
-    return found + [_row(0, texts[i : i + 6], assumed) for i in range(0, len(texts), 6)]
+    return found + [_row(0, texts[i : i + TEXTS], assumed) for i in range(0, len(texts), TEXTS)]
 
 
 def rows_of(batch, image_token: int) -> list[Row]:

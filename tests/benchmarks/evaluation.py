@@ -26,7 +26,8 @@ from lib import model as models
 from lib.batching import Features
 from lib.generate import Query
 from lib.pictures import open_image
-from lib.profiles import LAPTOP, World
+from lib.profiles import LAPTOP
+from lib.world_settings import World
 
 SETTINGS = LAPTOP.evaluation
 

@@ -46,14 +46,20 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lib import attention, generate, losses, unlearn
+from lib import attention, generate, methods, unlearn
 from lib.batching import Example, Group, Packer, answer_logits
 from lib.costs import arithmetic, estimate, gpus, shapes
 from lib.costs.arithmetic import GIB, Row, Training
 from lib.costs.workload import Assumed, rows_of
 from lib.merged import merge_if_exact
-from lib.model import add_lora, checkpoint_layers, llava, word_tokenizer
-from lib.profiles import LLAVA_7B, LLAVA_13B, Evaluation
+from lib.model import (
+    add_lora,
+    checkpoint_layers,
+    llava,
+    word_tokenizer,
+)
+from lib.model_settings import Evaluation
+from lib.profiles import LLAVA_7B, LLAVA_13B
 from lib.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, prompt
 
 TINY = shapes.Shape("tiny", 64, 2, 4, 4, 128, 1024, 32, 2, 64, 56, 14, True)
@@ -204,7 +210,7 @@ class Step:
 
     def __init__(self, bench: Bench, method: str, lot: int, checkpointing: bool):
         self.model, self.packer, self.lot = bench.model, bench.packer, lot
-        self.row, self.groups = losses.weights(method, True), bench.groups
+        self.row, self.groups = methods.weights(method, True), bench.groups
         self.trained = [p for p in bench.model.parameters() if p.requires_grad]
         self.copies = [p.detach().float().clone() for p in self.trained]
         self.optimizer = torch.optim.AdamW(self.copies, lr=0.0)
@@ -215,8 +221,8 @@ class Step:
 
     def __call__(self) -> None:
         for start in range(0, len(self.groups), self.lot):
-            found = unlearn.terms(self.model, self.packer, self.groups[start : start + self.lot],
-                                  "kl" in self.row)
+            found = unlearn.said_of(self.model, self.packer, self.groups[start : start + self.lot],
+                                    self.row)
             sum(self.row[name] * value for name, value in found.items()
                 if name in self.row).backward()
         self.update()

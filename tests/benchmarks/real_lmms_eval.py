@@ -30,7 +30,8 @@ from lib import model as models
 from lib.batching import Features
 from lib.harness import BENCHMARKS, Benchmark, HarnessError
 from lib.merged import save_merged
-from lib.profiles import Evaluation, Unlearning
+from lib.model_settings import Evaluation
+from lib.unlearning_settings import Unlearning
 from tests import tiny_llava
 
 ROWS, TOKENS = 4, 6

@@ -32,13 +32,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lib import dataset, iconworld, losses, unlearn
+from lib import dataset, iconworld, methods, terms, unlearn
 from lib.batching import Example, Group, Packer, image_tokens
 from lib.dataset import CATEGORIES, Record
 from lib.model import add_lora, build, llava
 from lib.pictures import open_image
 from lib.pipeline import cores
-from lib.profiles import LAPTOP, World
+from lib.profiles import LAPTOP
+from lib.world_settings import World
 
 METHODS = ("po", "gd", "kl")
 SHAPES = {  # (harmful pictures per step, queries about each)
@@ -55,7 +56,7 @@ def row_of(method: str) -> dict[str, float]:
     PO's official term is a mean over the tokens of a whole batch, which nothing that accumulates
     can give; refusal and retain as terms of their own cost the same.
     """
-    return losses.weights(method, True, rows="added" if method == "po" else "official")
+    return methods.weights(method, True, rows="added" if method == "po" else "official")
 
 
 def some_records(folder: Path, count: int) -> list[Record]:
@@ -146,7 +147,7 @@ class Official:
     def _kl(self, inputs: Inputs, logits: Tensor, i: int, at: Tensor) -> Tensor:
         with torch.no_grad():
             original = self.reference(**inputs).logits
-        return losses.kl(original[i, at], logits[i, at], torch.zeros(len(at), dtype=torch.long), 1)
+        return terms.kl(original[i, at], logits[i, at], torch.zeros(len(at), dtype=torch.long), 1)
 
 
 class Ours:
@@ -159,8 +160,8 @@ class Ours:
         self.packer.pack(rows)  # features and tokens: once per picture and text of a whole run
 
     def gradients(self) -> None:
-        found = unlearn.terms(self.model, self.packer, self.rows, "kl" in self.row)
-        losses.total(found, self.row).backward()
+        found = unlearn.said_of(self.model, self.packer, self.rows, self.row)
+        terms.total(found, self.row).backward()
 
 
 def optimizer_of(model) -> torch.optim.Optimizer:
