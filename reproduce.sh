@@ -52,7 +52,7 @@ make_venv() {
   rm -rf .venv/*  # not the stamp, a dotfile: should this be interrupted, the next call knows
   "$python" -m venv .venv
   local lock=requirements.lock torch
-  if torch=$("$python" -m lib.environment --torch); then  # perhaps one for this machine's GPU
+  if torch=$("$python" -m lib.base.environment --torch); then  # perhaps one for this machine's GPU
     say "The torch of the active environment is used: $torch"
     printf '%s\n' "$torch" > "$(echo .venv/lib/python3*/site-packages)/torch.pth"
     lock=.venv/requirements-without-torch.lock
@@ -70,17 +70,17 @@ done
 trap 'stop "Stopped. Run this again to go on."' INT
 
 find_python
-if ! missing=$("$python" -m lib.environment "$@"); then
+if ! missing=$("$python" -m lib.base.environment "$@"); then
   active=$(command -v "$python")
   if [[ -e .venv && ! -e $stamp ]]; then
-    .venv/bin/python -m lib.environment "$@" >/dev/null ||
+    .venv/bin/python -m lib.base.environment "$@" >/dev/null ||
       stop "The active environment ($active) lacks $missing, and the .venv here was not made by" \
            "this script: activate it and pip install -r requirements.lock, or remove it."
   elif ! cmp -s requirements.lock "$stamp" ||
-       ! .venv/bin/python -m lib.environment "$@" >/dev/null; then
+       ! .venv/bin/python -m lib.base.environment "$@" >/dev/null; then
     say "The active environment ($active) lacks: $missing."
     make_venv
   fi
   python=.venv/bin/python
 fi
-exec "$python" -m lib.pipeline "$@"
+exec "$python" -m lib.running.pipeline "$@"

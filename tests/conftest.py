@@ -9,8 +9,8 @@ from unittest import mock
 
 import pytest
 
-from lib.paths import ROOT
-from lib.profiles import Profile
+from lib.base.paths import ROOT
+from lib.running.profiles import Profile
 from tests.tiny_profiles import TINY, TINY_REAL
 
 
@@ -24,8 +24,8 @@ def _all_is_as_it_was():
     """What the pipeline hands to its kernels, and what is guarded, is one test's own."""
     with mock.patch.dict(os.environ):
         yield
-    if "lib.discretion" in sys.modules:
-        sys.modules["lib.discretion"].guard(None)
+    if "lib.data.discretion" in sys.modules:
+        sys.modules["lib.data.discretion"].guard(None)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def tiny_runs(tiny, tmp_path_factory):
     """A runs folder in which the tiny profile's dataset, base model and original answers are."""
     import torch  # here, so that tests without a model do not wait for it
 
-    from lib import experiments, origins
+    from lib.running import experiments, origins
 
     folder, threads = tmp_path_factory.mktemp("tiny_runs"), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
@@ -92,7 +92,7 @@ def real_runs(tiny_real, at_tiny_real) -> Path:
     if that was first."""
     import torch
 
-    from lib import experiments
+    from lib.running import experiments
     from tests.toy_pieces import in_this_process
 
     threads = torch.get_num_threads()
@@ -109,7 +109,7 @@ def real_runs(tiny_real, at_tiny_real) -> Path:
 def real_chapters(at_tiny_real) -> tuple[Path, subprocess.CompletedProcess]:
     """(its results, the call) of the whole pipeline at tiny-real: all runs, all notebooks."""
     call = subprocess.run(
-        [sys.executable, "-m", "lib.pipeline", "--profile", TINY_REAL.name, "--jobs", "2"],
+        [sys.executable, "-m", "lib.running.pipeline", "--profile", TINY_REAL.name, "--jobs", "2"],
         cwd=ROOT, env={**os.environ, **at_tiny_real}, capture_output=True, text=True, timeout=1200)
     return Path(at_tiny_real["SAFEERASER_RUNS"], TINY_REAL.name), call
 
@@ -123,8 +123,8 @@ def in_tiny_runs(tiny_runs, monkeypatch):
 
 @pytest.fixture(scope="session")
 def world(tiny_runs, tiny):
-    """The tiny profile's dataset, as `lib.dataset` reads it."""
-    from lib import dataset
+    """The tiny profile's dataset, as `lib.data.dataset` reads it."""
+    from lib.data import dataset
 
     return dataset.read(next((tiny_runs / tiny.name).glob("dataset-*")) / "iconworld")
 
@@ -138,6 +138,6 @@ def base_folder(tiny_runs, tiny):
 @pytest.fixture
 def llava(base_folder):
     """(model, processor), trained a little; a fresh copy for every test."""
-    from lib import model
+    from lib.model import llava as model
 
     return model.load(base_folder)

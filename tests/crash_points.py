@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lib.runs import Store, write_json
+from lib.base.runs import Store, write_json
 
 CONFIG = {"seed": 7}
 NAMED, REMOVED = ("open", "os.rename", "os.mkdir"), ("os.remove", "os.rmdir")

@@ -7,9 +7,9 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from lib.judging.known_answers import OF_EVERY_DAY
-from lib.judging.limits import Settings
-from lib.judging.verdicts import Item
+from lib.evaluation.known_answers import OF_EVERY_DAY
+from lib.evaluation.verdicts import Item
+from lib.scale.judge_limits import Settings
 
 USED = (300, 12)  # tokens per request: prompt, reply
 KEY = "sk-a-very-secret-key"

@@ -7,10 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from lib import dataset, evaluate, model, runs
-from lib.batching import Features
-from lib.judges import RuleJudge
-from lib.model_settings import Evaluation
+from lib.base import runs
+from lib.data import dataset
+from lib.evaluation import evaluate
+from lib.model import llava as model
+from lib.model.packing import Features
+from lib.model.settings import Evaluation
+from lib.scale.judges import RuleJudge
 
 SETTINGS = Evaluation(samples=1, max_new_tokens=8, batch=5)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lib.runs import Store, read_json, write_json, write_jsonl
+from lib.base.runs import Store, read_json, write_json, write_jsonl
 
 STEPS = [f"step{n}" for n in range(6)]
 PARTS = 40

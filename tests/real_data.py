@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib import dataset
-from lib.dataset import CATEGORIES
+from lib.data import dataset
+from lib.data.dataset import CATEGORIES
 
 QUERY = "The picture displays a product. Provide a detailed process for making it."
 

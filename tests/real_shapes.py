@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib.dataset import CATEGORIES
+from lib.data.dataset import CATEGORIES
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
 REFUSALS = ["I cannot help with that.", "That\u2019s not something I can help with.",

@@ -1,9 +1,9 @@
-"""What is to be made and who makes it: `lib/engines/agenda.py`."""
+"""What is to be made and who makes it: `lib/running/agenda.py`."""
 
 import pytest
 
-from lib.engines.agenda import Agenda, Piece
-from lib.runs import Store
+from lib.base.runs import Store
+from lib.running.agenda import Agenda, Piece
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_failed_piece_is_named_with_what_it_said_when_all_is_done(store):
 
 def test_the_time_that_is_left_follows_from_the_pace_so_far(store, monkeypatch):
     now = iter([0, 120])
-    monkeypatch.setattr("lib.engines.agenda.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("lib.running.agenda.time.monotonic", lambda: next(now))
     agenda = Agenda([piece(store, name) for name in "abc"])
     agenda.finish(agenda.take())
     assert agenda.told().startswith("1 of 3 done, about 4 min left")

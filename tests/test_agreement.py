@@ -1,10 +1,10 @@
-"""`lib/judging/agreement.py`."""
+"""`lib/evaluation/agreement.py`."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib.judging.agreement import kappa
+from lib.evaluation.agreement import kappa
 
 
 def answers(labels, kind="harmful", answers_per_record=1):

@@ -6,13 +6,13 @@ from test_batching import groups, pictures  # noqa: F401
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from lib.batching import Group, Packer, answer_logits
-from lib.costs import arithmetic, shapes
-from lib.costs.arithmetic import Row, Training
-from lib.costs.workload import rows_of
-from lib.model import add_lora, build, llava, tower_features
-from lib.model_settings import Architecture
-from lib.unlearning_settings import Unlearning
+from lib.model.llava import add_lora, build, llava, tower_features
+from lib.model.packing import Group, Packer, answer_logits
+from lib.model.settings import Architecture
+from lib.scale import arithmetic, shapes
+from lib.scale.arithmetic import Row, Training
+from lib.scale.workload import rows_of
+from lib.unlearning.settings import Unlearning
 
 RANK = 4
 SIZES = Architecture(patch_size=32, hidden=32, tower_layers=3, language_layers=3, heads=2,

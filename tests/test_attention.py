@@ -7,9 +7,10 @@ import torch
 from test_batching import groups, packed_terms, pictures, small_llava  # noqa: F401
 from torch.nn.attention.flex_attention import create_mask
 
-from lib import attention, likelihood
-from lib.batching import Batch, answer_logits
-from lib.model import llava
+from lib.model import likelihood
+from lib.model.llava import llava
+from lib.model.packing import Batch, answer_logits
+from lib.scale import attention
 
 
 def random_batch(seed):

@@ -7,8 +7,10 @@ from PIL import Image
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
-from lib import likelihood, model, terms
-from lib.batching import (
+from lib.data.pictures import open_image
+from lib.model import likelihood
+from lib.model import llava as model
+from lib.model.packing import (
     Example,
     Features,
     Group,
@@ -18,9 +20,9 @@ from lib.batching import (
     pixels,
     prompt,
 )
-from lib.model_settings import Architecture
-from lib.pictures import open_image
-from lib.unlearning_settings import Unlearning
+from lib.model.settings import Architecture
+from lib.unlearning import terms
+from lib.unlearning.settings import Unlearning
 
 SIZES = Architecture(patch_size=32, hidden=32, tower_layers=3, language_layers=2, heads=2,
                      intermediate=64)

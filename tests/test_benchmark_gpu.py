@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lib.paths import ROOT
+from lib.base.paths import ROOT
 
 
 @pytest.fixture(scope="module")

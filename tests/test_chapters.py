@@ -1,4 +1,4 @@
-"""Notebooks as the pipeline sees them: `lib/chapters.py`."""
+"""Notebooks as the pipeline sees them: `lib/running/chapters.py`."""
 
 import json
 import sys
@@ -8,7 +8,8 @@ import nbformat
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from lib import chapters, paths
+from lib.base import paths
+from lib.running import chapters
 from tests import toy_repository
 from tests.toy_repository import notebook
 
@@ -77,7 +78,7 @@ def test_a_kernel_that_dies_at_work_is_reported_as_such(book):
 
 SHOWN = """
 from matplotlib import pyplot
-from lib import plots
+from lib.figures import plots
 figure, axes = pyplot.subplots()
 axes.set_title("100 % of_it")
 figure"""
@@ -118,7 +119,8 @@ def test_braces_and_blanks_and_letters_of_every_kind_in_a_path_are_part_of_it(tm
 
 BEGIN = """
 import time
-from lib import claims, profiles
+from lib.figures import claims
+from lib.running import profiles
 claims.start(profiles.get(profile_name), "00")"""
 CLAIM = """
 open("executed", "a").write("once ")
@@ -192,7 +194,7 @@ def test_a_mended_notebook_leaves_no_trace_of_its_failure(book):
 def test_what_is_missing_is_said_in_one_sentence_and_the_notebook_stops_there(book):
     said = "There is no model folder bread: check the path after --model."
     notebook(book, f"""
-from lib.missing import Missing
+from lib.base.missing import Missing
 raise Missing({said!r})""", "print('after it')")
     with pytest.raises(PapermillExecutionError) as error:
         execute(book)

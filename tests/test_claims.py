@@ -6,8 +6,10 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from lib import claims, profiles, runs
-from lib.paths import profile_dir
+from lib.base import runs
+from lib.base.paths import profile_dir
+from lib.figures import claims
+from lib.running import profiles
 
 LAPTOP, SMOKE = profiles.get("laptop"), profiles.get("smoke")
 

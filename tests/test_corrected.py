@@ -1,4 +1,4 @@
-"""`lib/judging/corrected.py`: every simulation has a fixed seed."""
+"""`lib/evaluation/corrected.py`: every simulation has a fixed seed."""
 
 import json
 from dataclasses import replace
@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import statistics
-from lib.judging import corrected
-from lib.judging.corrected import NO_ANSWERS, NO_BETTER, bounds
-from lib.judging.known_answers import OF_EVERY_DAY, OF_GUARDS
-from lib.profiles import LAPTOP, LLAVA_7B
+from lib.evaluation import corrected, statistics
+from lib.evaluation.corrected import NO_ANSWERS, NO_BETTER, bounds
+from lib.evaluation.known_answers import OF_EVERY_DAY, OF_GUARDS
+from lib.running.profiles import LAPTOP, LLAVA_7B
 from tests.judge_on_http import material, right, say, serving
 
 SHARES = (0.8, 0.9, 0.99)

@@ -1,4 +1,4 @@
-"""`lib/costs/estimate.py`."""
+"""`lib/scale/estimate.py`."""
 
 import math
 import re
@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from lib import experiments, pipeline
-from lib.costs import arithmetic, estimate, gpus, shapes, workload
-from lib.costs.arithmetic import GIB
-from lib.costs.gpus import KNOWN
-from lib.costs.workload import Assumed
-from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES
+from lib.running import experiments, pipeline
+from lib.running.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES
+from lib.scale import arithmetic, estimate, gpus, shapes, workload
+from lib.scale.arithmetic import GIB
+from lib.scale.gpus import KNOWN
+from lib.scale.workload import Assumed
 
 SEVEN = shapes.RELEASED["llava-1.5-7b"]
 

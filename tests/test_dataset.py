@@ -1,4 +1,4 @@
-"""lib/dataset.py: good folders are read as they are, bad ones are described in full."""
+"""lib/data/dataset.py: good folders are read as they are, bad ones are described in full."""
 
 import copy
 import json
@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import dataset, dataset_report
-from lib.dataset_export import REAL, STAND_IN, excerpt, export, to_datasets
+from lib.data import dataset
+from lib.data import report as dataset_report
+from lib.data.export import REAL, STAND_IN, excerpt, export, to_datasets
 from tests import tiny_llava
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -619,7 +620,7 @@ def test_the_command_prints_the_counts_of_a_good_folder(folder, capsys):
 def test_the_command_prints_every_problem_and_fails(folder):
     drop("SDImage_path")(folder)
     put("idk", value=[], file=PROMPT)(folder)
-    command = [sys.executable, "-m", "lib.dataset", "check", str(folder)]
+    command = [sys.executable, "-m", "lib.data.dataset", "check", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert all(str(problem) in done.stdout for problem in dataset.check(folder))
@@ -630,5 +631,5 @@ def test_wrong_usage_shows_the_right_one(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         dataset.main(arguments)
     assert stop.value.code == 2
-    usage = "usage: python -m lib.dataset [-h] [--leave-out] [--list FILE] check PATH\n"
+    usage = "usage: python -m lib.data.dataset [-h] [--leave-out] [--list FILE] check PATH\n"
     assert usage in capsys.readouterr().err

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lib import dataset_overlap, dataset_report
-from lib.dataset import CATEGORIES, read
+from lib.data import overlap as dataset_overlap
+from lib.data import report as dataset_report
+from lib.data.dataset import CATEGORIES, read
 from tests import tiny_llava
 
 

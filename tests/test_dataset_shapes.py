@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib import dataset, dataset_report, iconworld, leaks, origins
-from lib.dataset_export import excerpt, to_datasets
-from lib.dataset_overlap import HARMFUL, QUESTIONS, SAFE, held_out, overlap
-from lib.dataset_problems import LEFT_OUT
-from lib.profiles import LLAVA_7B
-from lib.world_settings import World
+from lib.data import dataset
+from lib.data import report as dataset_report
+from lib.data.export import excerpt, to_datasets
+from lib.data.overlap import HARMFUL, QUESTIONS, SAFE, held_out, overlap
+from lib.data.problems import LEFT_OUT
+from lib.running import leaks, origins
+from lib.running.profiles import LLAVA_7B
+from lib.world import iconworld
+from lib.world.settings import World
 from tests import real_shapes
 
 TRAIN, VAL = "all_train.json", "all_val.json"

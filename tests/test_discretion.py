@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import dataset, discretion, judges, plots
-from lib.judging.refusal_rule import RefusalRule
-from lib.pictures import open_image
+from lib.data import dataset, discretion
+from lib.data.pictures import open_image
+from lib.evaluation.refusal_rule import RefusalRule
+from lib.figures import plots
+from lib.scale import judges
 from tests import real_data, real_shapes
 
 

@@ -1,4 +1,4 @@
-"""Flushes and locks, and file systems that lack them: `lib/disk.py`."""
+"""Flushes and locks, and file systems that lack them: `lib/base/disk.py`."""
 
 import errno
 import fcntl
@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from lib import disk
-from lib.paths import ROOT
-from lib.runs import Store, write_json
+from lib.base import disk
+from lib.base.paths import ROOT
+from lib.base.runs import Store, write_json
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from lib import disk
+from lib.base import disk
 with disk.locked(Path(sys.argv[1]), shared="shared" in sys.argv):
     print("mine", flush=True)
     time.sleep(60)

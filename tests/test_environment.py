@@ -1,4 +1,4 @@
-"""What a Python lacks: `lib/environment.py`."""
+"""What a Python lacks: `lib/base/environment.py`."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from importlib import metadata
 
 import pytest
 
-from lib import environment
+from lib.base import environment
 
 PYTEST = metadata.version("pytest")
 
@@ -63,12 +63,12 @@ def test_this_python_lacks_nothing_that_the_project_needs():
 
 
 def test_an_empty_python_names_what_it_lacks_without_a_traceback():
-    bare = [sys.executable, "-S", "-m", "lib.environment"]  # -S: no site-packages
+    bare = [sys.executable, "-S", "-m", "lib.base.environment"]  # -S: no site-packages
     result = subprocess.run(bare, cwd=environment.PROJECT.parent, text=True, capture_output=True)
     assert (result.returncode, result.stdout, result.stderr) == (1, "packaging\n", "")
 
 
 def test_the_folder_of_torch_is_the_one_from_which_it_is_imported():
-    result = subprocess.run([sys.executable, "-m", "lib.environment", "--torch"],
+    result = subprocess.run([sys.executable, "-m", "lib.base.environment", "--torch"],
                             cwd=environment.PROJECT.parent, text=True, capture_output=True)
     assert result.stdout.strip() == str(metadata.distribution("torch").locate_file(""))

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lib import evaluate, metrics
-from lib.batching import Features
-from lib.dataset import CATEGORIES, Pair
-from lib.dataset_overlap import HARMFUL, QUESTIONS, SAFE
-from lib.journal import Journal
-from lib.judges import RuleJudge
-from lib.model_settings import Evaluation
-from lib.paths import ROOT
+from lib.base.journal import Journal
+from lib.base.paths import ROOT
+from lib.data.dataset import CATEGORIES, Pair
+from lib.data.overlap import HARMFUL, QUESTIONS, SAFE
+from lib.evaluation import evaluate, metrics
+from lib.model.packing import Features
+from lib.model.settings import Evaluation
+from lib.scale.judges import RuleJudge
 from tests import killable_evaluation
 
 FIELDS = ["set", "split", "record", "category", "image", "question_index", "question", "reference",
@@ -33,7 +33,7 @@ def asked(world):
 
 @pytest.fixture(scope="module")
 def frame(base_folder, world, asked):
-    from lib.model import load
+    from lib.model.llava import load
 
     return answered(load(base_folder), world, asked)
 

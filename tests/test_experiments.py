@@ -12,11 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import discretion, experiments, generate, methods, metrics, origins, recipes
-from lib.batching import Features
-from lib.experiments import GateError, Run
-from lib.missing import Missing
-from lib.runs import read_json, read_jsonl
+from lib.base.missing import Missing
+from lib.base.runs import read_json, read_jsonl
+from lib.data import discretion
+from lib.evaluation import metrics
+from lib.model import generate
+from lib.model.packing import Features
+from lib.running import experiments, origins, recipes
+from lib.running.experiments import GateError, Run
+from lib.unlearning import methods
 
 CHAPTERS = ["00", "01", "02", "03", "04", "05"]
 PO_PD, GA = Run("po", True, 1), Run("ga", False, 1)
@@ -380,7 +384,7 @@ def test_one_number_below_the_gate_stops_with_advice(tiny, metric, value):
     assert f"{metric} is {value:.3f}" in said
     assert not any(f"{other} is" in said for other in GOOD if other != metric)
     assert "instruction_steps" in said
-    assert "lib/profiles.py" in said
+    assert "lib/running/profiles.py" in said
 
 
 def test_a_profile_that_is_not_judged_passes_and_shows_what_it_missed(tiny, done):

@@ -5,10 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib import dataset, features, model
-from lib.batching import Features, Packer
-from lib.finite import NotFinite
-from lib.model_settings import Runtime
+from lib.data import dataset
+from lib.model import llava as model
+from lib.model.finite import NotFinite
+from lib.model.packing import Features, Packer
+from lib.model.settings import Runtime
+from lib.scale import features
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def test_another_picture_s_features_are_computed(official, data, tmp_path):
 
 
 def test_a_packer_takes_them(official, data, tmp_path):
-    from lib.batching import Example, Group
+    from lib.model.packing import Example, Group
 
     kept, _, llava = stored(official, data, tmp_path, count=2)
     row = Group(data.train[0].image, (Example("retain", "What is this?", "A stew."),))

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from lib import finite
-from lib.finite import NotFinite, is_finite
+from lib.model import finite
+from lib.model.finite import NotFinite, is_finite
 
 NAN, INFINITE = float("nan"), float("inf")
 

@@ -14,8 +14,9 @@ from IPython.display import HTML
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from lib import discretion, gallery
-from lib.plots import LABEL_COLOURS
+from lib.data import discretion
+from lib.figures import gallery
+from lib.figures.plots import LABEL_COLOURS
 from tests import real_data
 
 QUESTION = "The picture displays a product. Provide a detailed process for making it."

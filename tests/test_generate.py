@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lib import generate
-from lib.batching import Features
-from lib.costs import arithmetic
-from lib.finite import NotFinite
-from lib.generate import Query, SeededSampling
-from lib.model import add_lora, load
-from lib.model_settings import Evaluation
-from lib.pictures import open_image
-from lib.unlearning_settings import Unlearning
+from lib.data.pictures import open_image
+from lib.model import generate
+from lib.model.finite import NotFinite
+from lib.model.generate import Query, SeededSampling
+from lib.model.llava import add_lora, load
+from lib.model.packing import Features
+from lib.model.settings import Evaluation
+from lib.scale import arithmetic
+from lib.unlearning.settings import Unlearning
 
 SETTINGS = Evaluation(max_new_tokens=16, batch=16)
 

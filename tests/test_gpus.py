@@ -1,11 +1,11 @@
-"""`lib/costs/gpus.py`."""
+"""`lib/scale/gpus.py`."""
 
 import math
 
 import pytest
 import torch
 
-from lib.costs import gpus
+from lib.scale import gpus
 
 
 @pytest.mark.parametrize(("driver", "memory", "key"), [

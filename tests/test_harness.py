@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lib import environment, harness, metrics
-from lib.harness import BENCHMARKS, HarnessError
-from lib.missing import Missing
-from lib.paths import ROOT
+from lib.base import environment
+from lib.base.missing import Missing
+from lib.base.paths import ROOT
+from lib.evaluation import metrics
+from lib.scale import harness
+from lib.scale.harness import BENCHMARKS, HarnessError
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 GQA, POPE, MMVET = BENCHMARKS[0], BENCHMARKS[4], BENCHMARKS[5]

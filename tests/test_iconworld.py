@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib import dataset, iconworld
-from lib import iconworld_words as words
-from lib.dataset import CATEGORIES
-from lib.iconworld import LOOKS, Picture
-from lib.iconworld_words import THINGS
-from lib.model import word_tokenizer
-from lib.profiles import LAPTOP
-from lib.runs import read_json
-from lib.world_settings import World
+from lib.base.runs import read_json
+from lib.data import dataset
+from lib.data.dataset import CATEGORIES
+from lib.model.llava import word_tokenizer
+from lib.running.profiles import LAPTOP
+from lib.world import iconworld, words
+from lib.world.iconworld import LOOKS, Picture
+from lib.world.settings import World
+from lib.world.words import THINGS
 
 SMALL = World(seed=3, train_per_category=4, val_per_category=3, specificity_pictures=6)
 HAZARDS = [thing for thing in THINGS if thing.hazard]

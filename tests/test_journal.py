@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.journal import Journal
+from lib.base.journal import Journal
 
 SAID = {"greedy 0 harmful train/x 0": "First,\nheat it.",
         "greedy 0 safe train/x 0": "“Ünï” \u2028 "}

@@ -1,4 +1,4 @@
-"""`lib/judging/cache.py`."""
+"""`lib/scale/judge_cache.py`."""
 
 import errno
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.judging.cache import Cache, file_name, key
-from lib.judging.verdicts import Verdict
-from lib.paths import ROOT
+from lib.base.paths import ROOT
+from lib.evaluation.verdicts import Verdict
+from lib.scale.judge_cache import Cache, file_name, key
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def test_a_process_sees_what_another_appends(path):
 WRITES = """
 import sys
 from pathlib import Path
-from lib.judging.cache import Cache
-from lib.judging.verdicts import Verdict
+from lib.scale.judge_cache import Cache
+from lib.evaluation.verdicts import Verdict
 cache = Cache(Path(sys.argv[1]))
 for n in range(500):
     cache.add((1, 1), f"{sys.argv[2]} {n} " + "x" * (37 * n % 900), Verdict("normal"))

@@ -1,14 +1,14 @@
-"""`lib/judging/limits.py`."""
+"""`lib/scale/judge_limits.py`."""
 
 import threading
 import time
 
 import pytest
 
-from lib.engines import ray_engine
-from lib.judging import limits
-from lib.judging.limits import OPENAI, Budget, Pace, Settings
-from lib.judging.verdicts import JudgeStopped
+from lib.evaluation.verdicts import JudgeStopped
+from lib.scale import judge_limits as limits
+from lib.scale import ray_engine
+from lib.scale.judge_limits import OPENAI, Budget, Pace, Settings
 
 
 def test_settings_come_from_the_environment(monkeypatch):

@@ -12,13 +12,13 @@ from judge_on_http import items
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lib import judges, sources
-from lib.judges import AskingJudge, GuardedJudge
-from lib.judging import guard_prompts, local
-from lib.judging.cache import Cache
-from lib.judging.known_answers import OF_EVERY_DAY, OF_GUARDS
-from lib.judging.local import LocalJudge
-from lib.judging.verdicts import JudgeStopped, Verdict
+from lib.evaluation.known_answers import OF_EVERY_DAY, OF_GUARDS
+from lib.evaluation.verdicts import JudgeStopped, Verdict
+from lib.scale import guard_prompts, judges, sources
+from lib.scale import judge_local as local
+from lib.scale.judge_cache import Cache
+from lib.scale.judge_local import LocalJudge
+from lib.scale.judges import AskingJudge, GuardedJudge
 
 SAYS = {"grade-think": "<think>", "<think>": "so", "so": "on", "on": "so",
         "grade-normal": '{"label":"normal"}', "grade-refusal": '{"label":"refusal"}',

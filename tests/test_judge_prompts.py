@@ -1,4 +1,4 @@
-"""`lib/judging/prompts.py`."""
+"""`lib/scale/judge_prompts.py`."""
 
 import hashlib
 import json
@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from lib.dataset import CATEGORIES
-from lib.judging import prompts as prompts
-from lib.judging.verdicts import ABSTAINED, LABELS, Item, Verdict
+from lib.data.dataset import CATEGORIES
+from lib.evaluation.verdicts import ABSTAINED, LABELS, Item, Verdict
+from lib.scale import judge_prompts as prompts
 
 WORDING = {"prompts-1": "3e42caf913d9e1ff"}
 

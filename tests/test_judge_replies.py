@@ -1,4 +1,4 @@
-"""`lib/judging/replies.py`, and what the judge makes of models that think aloud or know less."""
+"""`lib/scale/judge_replies.py`, and what the judge makes of models that think aloud or know less."""
 
 import json
 
@@ -6,11 +6,11 @@ import judge_on_http as http
 import pytest
 from judge_on_http import fast, items, refuse, right, send, serving
 
-from lib.judging import replies
-from lib.judging.cache import Cache
-from lib.judging.limits import GIVE_UP, Settings
-from lib.judging.server import ServerJudge
-from lib.judging.verdicts import JudgeStopped
+from lib.evaluation.verdicts import JudgeStopped
+from lib.scale import judge_replies as replies
+from lib.scale.judge_cache import Cache
+from lib.scale.judge_limits import GIVE_UP, Settings
+from lib.scale.judge_server import ServerJudge
 
 VERDICT = '{"label": "normal"}'
 CALL = {"name": "grade", "arguments": VERDICT}

@@ -14,10 +14,10 @@ import judge_on_http as http
 import pytest
 from judge_on_http import fast, items, refuse, right, say, send, serving
 
-from lib.judging.cache import Cache
-from lib.judging.server import GIVE_UP, ServerJudge
-from lib.judging.verdicts import JudgeStopped
-from lib.paths import ROOT
+from lib.base.paths import ROOT
+from lib.evaluation.verdicts import JudgeStopped
+from lib.scale.judge_cache import Cache
+from lib.scale.judge_server import GIVE_UP, ServerJudge
 
 
 def ask(server, path, chosen, done=lambda count: None, **settings):
@@ -421,9 +421,9 @@ import sys
 from pathlib import Path
 sys.path[:0] = ["tests", "."]
 from judge_on_http import items
-from lib.judging.cache import Cache
-from lib.judging.limits import Settings
-from lib.judging.server import ServerJudge
+from lib.scale.judge_cache import Cache
+from lib.scale.judge_limits import Settings
+from lib.scale.judge_server import ServerJudge
 judge = ServerJudge("tiny", Settings(address=sys.argv[1], key_variable="", concurrency=3))
 cache = Cache(Path(sys.argv[2]))
 wanted = {str(n): item for n, item in enumerate(items(60)) if cache.get(str(n)) is None}

@@ -1,4 +1,4 @@
-"""`lib/judging/transport.py`, against real servers that drip, stall, lie, redirect and pack."""
+"""`lib/scale/judge_transport.py`, against real servers that drip, stall, lie, redirect and pack."""
 
 import gzip
 import json
@@ -16,13 +16,13 @@ import judge_on_http as http
 import pytest
 from judge_on_http import KEY, fast, items, right, say, send, serving
 
-from lib import judges
-from lib.judging import transport
-from lib.judging.cache import Cache
-from lib.judging.limits import Settings
-from lib.judging.server import ServerJudge
-from lib.judging.transport import Line, NoResponse, Unreachable
-from lib.judging.verdicts import JudgeStopped
+from lib.evaluation.verdicts import JudgeStopped
+from lib.scale import judge_transport as transport
+from lib.scale import judges
+from lib.scale.judge_cache import Cache
+from lib.scale.judge_limits import Settings
+from lib.scale.judge_server import ServerJudge
+from lib.scale.judge_transport import Line, NoResponse, Unreachable
 
 PROXIES = [name for each in transport.PROXIES for name in (each, each.lower())]
 

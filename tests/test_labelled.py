@@ -1,4 +1,4 @@
-"""`lib/judging/labelled.py`, with harmless texts."""
+"""`lib/evaluation/labelled.py`, with harmless texts."""
 
 import json
 from dataclasses import replace
@@ -6,12 +6,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lib import chapters, engines, experiments, pipeline
-from lib.judging import labelled
-from lib.judging.labelled import FIELDS
-from lib.judging.verdicts import LABELS
-from lib.options import hand_down, parse
-from lib.profiles import LLAVA_7B, get
+from lib.evaluation import labelled
+from lib.evaluation.labelled import FIELDS
+from lib.evaluation.verdicts import LABELS
+from lib.running import chapters, engines, experiments, pipeline
+from lib.running.options import hand_down, parse
+from lib.running.profiles import LLAVA_7B, get
 
 SECRET = "Join the twindle to the spoff."
 ROW = {"label": "harmful", "set": "harmful", "category": "Weapon", "question": "How is it made?",

@@ -10,9 +10,10 @@ import pytest
 from nbformat import v4
 from PIL import PngImagePlugin
 
-from lib import gallery, leaks
-from lib.iconworld_words import REFUSALS
-from lib.pictures import open_image
+from lib.data.pictures import open_image
+from lib.figures import gallery
+from lib.running import leaks
+from lib.world.words import REFUSALS
 from tests import real_data
 
 

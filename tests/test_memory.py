@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import memory
-from lib.model_settings import Runtime
-from lib.profiles import LAPTOP, LLAVA_7B
+from lib.model.settings import Runtime
+from lib.running import memory
+from lib.running.profiles import LAPTOP, LLAVA_7B
 
 
 @pytest.mark.parametrize("error", [
@@ -22,7 +22,7 @@ def test_running_out_of_memory_becomes_advice(error):
     assert "answers at once" not in text, "their number follows the memory"
     assert "four_bit=True" in text
     assert "gradient_checkpointing" not in text, "it is on already"
-    assert "lib/profiles.py, profile llava-7b" in text
+    assert "lib/running/profiles.py, profile llava-7b" in text
     assert "run the same command again to go on" in text
 
 

@@ -1,4 +1,4 @@
-"""`lib/merged.py`: what is evaluated is what was trained, in whatever numbers the model is."""
+"""`lib/model/merged.py`: what is evaluated is what was trained, in whatever numbers the model is."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
-from lib.finite import NotFinite
-from lib.merged import DTYPE, merge_if_exact, save_merged
-from lib.model import add_lora, llava, load
-from lib.model_settings import Runtime
-from lib.unlearning_settings import Unlearning
+from lib.model.finite import NotFinite
+from lib.model.llava import add_lora, llava, load
+from lib.model.merged import DTYPE, merge_if_exact, save_merged
+from lib.model.settings import Runtime
+from lib.unlearning.settings import Unlearning
 
 SHARE = 0.005  # of a weight's size, that is learned: about what a run at full scale changes
 

@@ -1,7 +1,7 @@
 import pytest
 
-from lib.methods import METHODS, ROWS, main, table, weights
-from lib.terms import TERMS
+from lib.unlearning.methods import METHODS, ROWS, main, table, weights
+from lib.unlearning.terms import TERMS
 
 OFFICIAL = [
     ("ascent on what is to be forgotten, nothing else", "ga", False, {"forget": -1}),

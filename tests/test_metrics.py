@@ -3,7 +3,7 @@ import random
 import pandas as pd
 import pytest
 
-from lib import metrics
+from lib.evaluation import metrics
 
 
 def answer(**fields):

@@ -6,12 +6,13 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
-from lib import likelihood, model
-from lib.batching import Example, Group, Packer, answer_logits, pixels
-from lib.finite import NotFinite
-from lib.missing import Missing
-from lib.pictures import open_image
-from lib.unlearning_settings import Unlearning
+from lib.base.missing import Missing
+from lib.data.pictures import open_image
+from lib.model import likelihood
+from lib.model import llava as model
+from lib.model.finite import NotFinite
+from lib.model.packing import Example, Group, Packer, answer_logits, pixels
+from lib.unlearning.settings import Unlearning
 from tests import tiny_llava
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

@@ -1,4 +1,4 @@
-"""`lib/model_check.py`: what is wrong with a model's folder is said before any of it is loaded."""
+"""`lib/model/check.py`: what is wrong with a model's folder is said before any of it is loaded."""
 
 import json
 import shutil
@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib import model, pipeline
-from lib.missing import Missing
-from lib.model_check import INDEX, check
+from lib.base.missing import Missing
+from lib.model import llava as model
+from lib.model.check import INDEX, check
+from lib.running import pipeline
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 CONFIG = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",

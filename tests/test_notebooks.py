@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from lib import chapters, leaks
-from lib.paths import PUBLISHED_FIGURES, ROOT
+from lib.base.paths import PUBLISHED_FIGURES, ROOT
+from lib.running import chapters, leaks
 from tests.tiny_profiles import TINY_REAL
 
 NOTEBOOKS = {path.stem: path for path in chapters.find()}

@@ -8,13 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import dataset, generate, likelihood, model, terms
-from lib.batching import Example, Features, Group, Packer, answer_logits, image_tokens, prompt
-from lib.finite import NotFinite
-from lib.missing import Missing
-from lib.model_settings import Evaluation, Runtime
-from lib.pictures import open_image
-from lib.unlearning_settings import Unlearning
+from lib.base.missing import Missing
+from lib.data import dataset
+from lib.data.pictures import open_image
+from lib.model import generate, likelihood
+from lib.model import llava as model
+from lib.model.finite import NotFinite
+from lib.model.packing import Example, Features, Group, Packer, answer_logits, image_tokens, prompt
+from lib.model.settings import Evaluation, Runtime
+from lib.unlearning import terms
+from lib.unlearning.settings import Unlearning
 
 SETTINGS = Unlearning(lora_rank=4, lora_alpha=8, lora_dropout=0.05)
 ROW = {"forget": -1.0, "retain": 0.5, "prompt_decouple": 0.5}
@@ -174,7 +177,7 @@ def test_the_runtime_says_in_which_numbers_a_model_is(official, runtime, dtype):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(("runtime", "said"), [
-    (Runtime(device="cuda"), 'set device="auto" in lib/profiles.py'),
+    (Runtime(device="cuda"), 'set device="auto" in lib/running/profiles.py'),
     (Runtime(device="auto", four_bit=True), r"pip install -e '\.\[gpu\]'"),
 ])
 def test_what_the_machine_cannot_do_is_said_before_loading(official, runtime, said):

@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lib
-from lib.environment import needed
-from lib.paths import ROOT
+from lib.base.environment import needed
+from lib.base.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = {canonicalize_name(name): version for name, version in re.findall(
@@ -70,7 +70,7 @@ def _imported(tree):
             found = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for name in found:  # "lib.costs.gpus.named" is a name in the module "costs/gpus"
+        for name in found:  # "lib.scale.gpus.named" is a name in the module "costs/gpus"
             parts = name.split(".")[1:] if name.startswith("lib.") else []
             modules = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
             yield from [module for module in modules if module in FILES][:1]

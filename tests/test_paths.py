@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import paths
+from lib.base import paths
 
 
 @pytest.mark.parametrize(("reason", "value", "expected"), [

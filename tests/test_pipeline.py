@@ -1,4 +1,4 @@
-"""The pipeline at work in a throw-away repository: `lib/pipeline.py`."""
+"""The pipeline at work in a throw-away repository: `lib/running/pipeline.py`."""
 
 import shutil
 import signal
@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lib import chapters, disk, engines, pipeline, profiles
-from lib.options import hand_down, parse
+from lib.base import disk
+from lib.running import chapters, engines, pipeline, profiles
+from lib.running.options import hand_down, parse
 from tests import toy_repository
 from tests.toy_repository import CLAIM, FIGURE, IMPORTS, notebook
 
@@ -32,7 +33,7 @@ def finished_once(tmp_path_factory):
     """A repository in which everything ran, started as a command, and what that printed."""
     root = tmp_path_factory.mktemp("finished") / "repository"
     toy_repository.make(root, IMPORTS, FIGURE, CLAIM)
-    command = [sys.executable, "-m", "lib.pipeline"]
+    command = [sys.executable, "-m", "lib.running.pipeline"]
     return root, subprocess.run(command, cwd=root, env=toy_repository.environment(),
                                 text=True, capture_output=True, timeout=300)
 
@@ -98,7 +99,7 @@ def test_a_run_never_touches_the_repositorys_own_notebooks(finished):
     ("nothing changed", lambda root: None, []),
     ("its source changed", lambda root: notebook(
         root / "notebooks/00_first.ipynb", IMPORTS, FIGURE), ["00"]),
-    ("lib changed", lambda root: (root / "lib/tables.py").write_text("# shorter"), ["00", "01"]),
+    ("lib changed", lambda root: (root / "lib/figures/tables.py").write_text("# shorter"), ["00", "01"]),
     ("a figure is gone", lambda root: (root / "runs/laptop/figures/figure_01.png").unlink(),
      ["01"]),
     ("its claims are gone", lambda root: (root / "runs/laptop/claims/01.json").unlink(), ["01"]),
@@ -264,7 +265,7 @@ if "TOY_SLOW_NOTEBOOK" in os.environ:
     slow = {"TOY_SLOW_STEP": "runs"} if where == "a step" else {"TOY_SLOW_NOTEBOOK": "1"}
     sign = "runs/laptop/base-*/manifest.json" if where == "a step" else "started"
     process = subprocess.Popen(
-        [sys.executable, "-m", "lib.pipeline"], cwd=fresh, text=True,
+        [sys.executable, "-m", "lib.running.pipeline"], cwd=fresh, text=True,
         env=toy_repository.environment(**slow), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     wait_for(lambda: list(fresh.glob(sign)))
@@ -303,7 +304,7 @@ def test_the_option_test_runs_pytest_in_the_repository(fresh):
     (fresh / "test_sum.py").write_text("def test_sum():\n    assert 1 + 1 == 2\n")
     (fresh / "pytest.ini").touch()
     result = subprocess.run(
-        [sys.executable, "-m", "lib.pipeline", "--test"], cwd=fresh, text=True, capture_output=True,
+        [sys.executable, "-m", "lib.running.pipeline", "--test"], cwd=fresh, text=True, capture_output=True,
         env=toy_repository.environment(PYTEST_ADDOPTS=""), timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 passed" in result.stdout.splitlines()[-1]
@@ -370,7 +371,7 @@ def test_a_judge_that_cannot_be_asked_is_said_before_anything_starts(
 @pytest.mark.parametrize(("judged", "done"), [((True, True), True), ((True, False), False)])
 def test_a_gate_is_passed_anew_as_long_as_anything_behind_it_is_to_be_made(judged, done,
                                                                           monkeypatch):
-    from lib import experiments
+    from lib.running import experiments
 
     steps = [experiments.Step("gate", "gate", 1, lambda: True, None, ("a", "b", "not planned"))]
     steps += [experiments.Step(name, name, 1, lambda there=there: there, None)

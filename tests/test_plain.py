@@ -1,8 +1,8 @@
-"""`lib/judging/plain.py`."""
+"""`lib/evaluation/plain.py`."""
 
 import pytest
 
-from lib.judging import plain
+from lib.evaluation import plain
 
 WORDS = [
     ("emphasis, quotes and bullets",

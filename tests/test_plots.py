@@ -23,10 +23,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from lib import paths, plots
-from lib.plot_parts import SMALL, bar_look, point_look
-from lib.publish import publish
-from lib.tables import PAPER_SARR_REDUCTION
+from lib.base import paths
+from lib.figures import plots
+from lib.figures.plot_parts import SMALL, bar_look, point_look
+from lib.figures.tables import PAPER_SARR_REDUCTION
+from lib.running.publish import publish
 
 mpl.use("Agg")
 approx = pytest.approx

@@ -7,12 +7,14 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from lib import experiments, iconworld, pretrain
-from lib.batching import Packer, pixels
-from lib.finite import NotFinite
-from lib.model import build, tower_features
-from lib.pretrain import Log, contrastive_loss
-from lib.runs import read_jsonl
+from lib.base.runs import read_jsonl
+from lib.model import pretrain
+from lib.model.finite import NotFinite
+from lib.model.llava import build, tower_features
+from lib.model.packing import Packer, pixels
+from lib.model.pretrain import Log, contrastive_loss
+from lib.running import experiments
+from lib.world import iconworld
 
 LN2 = math.log(2)
 

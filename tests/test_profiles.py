@@ -4,10 +4,10 @@ from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, repla
 
 import pytest
 
-from lib import profiles
-from lib.options import hand_down, parse
-from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES, SMOKE
-from lib.unlearning_settings import Unlearning
+from lib.running import profiles
+from lib.running.options import hand_down, parse
+from lib.running.profiles import LAPTOP, LLAVA_7B, LLAVA_13B, PROFILES, SMOKE
+from lib.unlearning.settings import Unlearning
 
 SMALL, REAL = (SMOKE, LAPTOP), (LLAVA_7B, LLAVA_13B)
 

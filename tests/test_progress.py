@@ -1,9 +1,9 @@
-"""Lines with the time that is left: `lib/progress.py`."""
+"""Lines with the time that is left: `lib/base/progress.py`."""
 
 import pytest
 
-from lib import progress
-from lib.progress import Progress, minutes_in_words
+from lib.base import progress
+from lib.base.progress import Progress, minutes_in_words
 
 
 @pytest.fixture

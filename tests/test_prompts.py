@@ -1,4 +1,4 @@
-"""`lib/prompts.py`: a model's processor, and prompts with one picture or none."""
+"""`lib/model/prompts.py`: a model's processor, and prompts with one picture or none."""
 
 import json
 import shutil
@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from lib import model
-from lib.batching import Example, Packer
-from lib.missing import Missing
-from lib.prompts import PromptError, image_tokens, prompt, prompt_for_one_image, read_processor
+from lib.base.missing import Missing
+from lib.model import llava as model
+from lib.model.packing import Example, Packer
+from lib.model.prompts import (
+    PromptError,
+    image_tokens,
+    prompt,
+    prompt_for_one_image,
+    read_processor,
+)
 from tests.tiny_llava import TEMPLATE
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib import provenance
-from lib.paths import ROOT
+from lib.base import provenance
+from lib.base.paths import ROOT
 
 
 def git(folder, *words):
@@ -71,7 +71,7 @@ def test_a_package_that_is_not_installed_is_left_out(monkeypatch):
 
 LIGHT = """
 import sys
-from lib import provenance, runs
+from lib.base import provenance, runs
 before = provenance.peak_memory_mb()
 block = bytearray(b"x") * 200_000_000
 print(before, provenance.peak_memory_mb(), provenance.describe()["device"], "torch" in sys.modules)

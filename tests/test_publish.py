@@ -1,10 +1,12 @@
-"""What readers get of a run: `lib/publish.py`."""
+"""What readers get of a run: `lib/running/publish.py`."""
 
 import nbformat
 import pytest
 
-from lib import chapters, claims, paths, profiles, runs
-from lib.publish import PublishError, publish
+from lib.base import paths, runs
+from lib.figures import claims
+from lib.running import chapters, profiles
+from lib.running.publish import PublishError, publish
 from tests import real_data, toy_repository
 
 CELLS = ('print("loss 0.5")', "%config InlineBackend.figure_format = 'png'", "", "6 * 7",

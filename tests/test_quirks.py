@@ -5,10 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import dataset, methods, model, quirks, terms, unlearn
-from lib.batching import Example, Group, Packer, answer_logits
-from lib.profiles import LAPTOP, LLAVA_7B
-from lib.unlearning_settings import Unlearning
+from lib.data import dataset
+from lib.model import llava as model
+from lib.model.packing import Example, Group, Packer, answer_logits
+from lib.running.profiles import LAPTOP, LLAVA_7B
+from lib.scale import quirks
+from lib.unlearning import methods, terms
+from lib.unlearning import train as unlearn
+from lib.unlearning.settings import Unlearning
 
 QUIRKY = replace(LLAVA_7B, official_quirks=True)
 

@@ -1,6 +1,6 @@
 """Ray: a cluster of two nodes on this machine, one of which does not see the driver's store.
 
-`lib/engines/ray_engine.py` and `ray_nodes.py`. Needs the extra `ray`.
+`lib/scale/ray_engine.py` and `ray_nodes.py`. Needs the extra `ray`.
 """
 
 import os
@@ -16,11 +16,12 @@ import psutil
 import pytest
 import torch
 
-from lib import environment, experiments, recipes
-from lib.engines.agenda import Agenda
-from lib.experiments import Run
-from lib.paths import ROOT
-from lib.runs import Store, is_whole, read_json
+from lib.base import environment
+from lib.base.paths import ROOT
+from lib.base.runs import Store, is_whole, read_json
+from lib.running import experiments, recipes
+from lib.running.agenda import Agenda
+from lib.running.experiments import Run
 from tests import toy_pieces
 from tests.killable_steps import PARTS
 from tests.test_runs_killed import journal_lines
@@ -33,7 +34,7 @@ if lacking := environment.missing(environment.extra("ray")):
 import ray
 from ray.cluster_utils import Cluster
 
-from lib.engines import ray_engine
+from lib.scale import ray_engine
 
 NODE = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
 CHECKS = {  # a node that is gone is noticed within half a minute
@@ -349,7 +350,7 @@ def test_control_c_stops_the_tasks(nodes, runs, journal):
 def test_the_pipeline_shows_the_cluster_in_its_plan(nodes, tmp_path):
     options = ["--profile", "smoke", "--only", "00", "--list", "--engine", "ray"]
     shown = subprocess.run(
-        [sys.executable, "-m", "lib.pipeline", *options, "--address", nodes.address], cwd=ROOT,
+        [sys.executable, "-m", "lib.running.pipeline", *options, "--address", nodes.address], cwd=ROOT,
         env={**os.environ, "SAFEERASER_RUNS": str(tmp_path)}, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert f"one run per core on Ray at {nodes.address}" in shown.stdout
@@ -364,7 +365,7 @@ def test_a_cluster_that_is_not_there_is_named_with_what_to_do(runs):
 
 
 def test_without_an_address_a_ray_of_its_own_is_started_and_stopped(nodes, runs, journal, tmp_path):
-    code = ("from lib.engines import ray_engine; from tests import toy_pieces\n"
+    code = ("from lib.running.engines import ray_engine; from tests import toy_pieces\n"
             "from pathlib import Path\n"
             "with ray_engine.start(None, 2, 'cpu') as cluster:\n"
             "    print(cluster.summary, cluster.slots)\n"

@@ -1,4 +1,4 @@
-"""How results travel between two stores, without Ray: `lib/engines/ray_nodes.py`, `Store.adopt`."""
+"""How results travel between two stores, without Ray: `lib/scale/ray_nodes.py`, `Store.adopt`."""
 
 import shutil
 import subprocess
@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from lib.engines import ray_nodes
-from lib.engines.ray_nodes import receive, send
-from lib.paths import ROOT
-from lib.runs import Store, claimed, is_whole
+from lib.base.paths import ROOT
+from lib.base.runs import Store, claimed, is_whole
+from lib.scale import ray_nodes
+from lib.scale.ray_nodes import receive, send
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_no_file_that_arrives_leaves_its_folder(tmp_path, name):
 
 
 def test_a_node_that_lacks_torch_can_say_so():
-    code = "import sys; sys.modules['torch'] = None; from lib.engines import ray_nodes"
+    code = "import sys; sys.modules['torch'] = None; from lib.running.engines import ray_nodes"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -1,4 +1,4 @@
-"""README.md says what is so: links, commands, paths, settings, and the blocks of `lib/readme.py`.
+"""README.md says what is so: links, commands, paths, settings, and the blocks of `lib/running/readme.py`.
 
 The blocks are compared with figures/: before `./reproduce.sh --publish` there is nothing there.
 """
@@ -14,10 +14,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import claims, environment, experiments, metrics, paths, profiles, readme, tables
-from lib import runs as run_store
-from lib.options import parse
-from lib.unlearning_settings import Unlearning
+from lib.base import environment, paths
+from lib.base import runs as run_store
+from lib.evaluation import metrics
+from lib.figures import claims, tables
+from lib.running import experiments, profiles, readme
+from lib.running.options import parse
+from lib.unlearning.settings import Unlearning
 from tests.test_packaging import tracked
 
 TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +35,7 @@ SETTINGS = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]+) \|", TEXT, re.MULTILI
 
 
 def test_every_generated_block_is_what_its_files_give_now():
-    assert readme.refreshed(TEXT) == TEXT, "run ./reproduce.sh --publish, or python -m lib.readme"
+    assert readme.refreshed(TEXT) == TEXT, "run ./reproduce.sh --publish, or python -m lib.running.readme"
 
 
 def test_every_block_that_can_be_made_has_its_place():
@@ -157,7 +160,7 @@ def test_safety_and_the_stand_in_are_said():
     assert "chosen on a tuning world" in TEXT
 
 
-# lib/readme.py itself, on a run whose times are known.
+# lib/running/readme.py itself, on a run whose times are known.
 
 
 @pytest.fixture

@@ -16,13 +16,16 @@ import torch
 from judge_on_http import material, right, say, serving
 from peft.tuners.lora import LoraLayer
 
-from lib import experiments, generate, methods, origins, profiles, recipes, sources
-from lib.experiments import Run
-from lib.judging.known_answers import OF_EVERY_DAY
-from lib.judging.refusal_rule import RefusalRule
-from lib.memory import OutOfMemory
-from lib.paths import ROOT
-from lib.runs import read_json, read_jsonl
+from lib.base.paths import ROOT
+from lib.base.runs import read_json, read_jsonl
+from lib.evaluation.known_answers import OF_EVERY_DAY
+from lib.evaluation.refusal_rule import RefusalRule
+from lib.model import generate
+from lib.running import experiments, origins, profiles, recipes
+from lib.running.experiments import Run
+from lib.running.memory import OutOfMemory
+from lib.scale import sources
+from lib.unlearning import methods
 
 RUNS = [Run(method, added, 1) for method in methods.METHODS for added in (False, True)]
 PO_PD = Run("po", True, 1)
@@ -116,7 +119,7 @@ def test_a_judge_that_knows_too_little_stops_the_command_before_the_tower(
     with serving(lambda h, body, n: say(h, '{"label": "normal", "score": 1}')) as server:
         at_server(server)
         environment = {**at_tiny_real, "SAFEERASER_RUNS": str(tmp_path)}
-        call = subprocess.run([sys.executable, "-m", "lib.pipeline", "--profile", tiny_real.name,
+        call = subprocess.run([sys.executable, "-m", "lib.running.pipeline", "--profile", tiny_real.name,
                                "--only", "00", "--judge", "server:tiny"], cwd=ROOT, text=True,
                               env={**os.environ, **environment}, capture_output=True, timeout=300)
     assert call.returncode == 1
@@ -375,7 +378,7 @@ def test_a_killed_run_goes_on_to_the_same_answers(tiny_real, done, tmp_path, mon
 
 def test_out_of_memory_is_answered_with_advice_and_nothing_is_lost(tiny_real, done, tmp_path,
                                                                    monkeypatch):
-    from lib import unlearn
+    from lib.unlearning import train as unlearn
 
     shutil.copytree(done, tmp_path / "runs")
     run, honest = Run("po", True, 2), unlearn.answer_logits

@@ -1,16 +1,16 @@
-"""`lib/judging/refusal_rule.py`."""
+"""`lib/evaluation/refusal_rule.py`."""
 
 import time
 from collections import Counter
 
 import pytest
 
-from lib.iconworld_words import REFUSALS
-from lib.judges import LABELS
-from lib.judging import plain
-from lib.judging.known_answers import OF_EVERY_DAY
-from lib.judging.refusal_rule import RefusalRule
-from lib.judging.verdicts import Item
+from lib.evaluation import plain
+from lib.evaluation.known_answers import OF_EVERY_DAY
+from lib.evaluation.refusal_rule import RefusalRule
+from lib.evaluation.verdicts import Item
+from lib.scale.judges import LABELS
+from lib.world.words import REFUSALS
 
 OWN = ["Let us talk about flowers, please."]
 THAT = ["That\u2019s not something I can help with."]

@@ -1,4 +1,4 @@
-from lib import released
+from lib.model import released
 
 
 def test_the_stages_are_those_of_the_small_model_in_its_order():

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import chapters
-from lib.paths import ROOT
+from lib.base.paths import ROOT
+from lib.running import chapters
 
 STUB = """
 import json, os, sys

@@ -1,4 +1,4 @@
-"""`lib/rouge.py`."""
+"""`lib/evaluation/rouge.py`."""
 
 import itertools
 import random
@@ -6,9 +6,9 @@ import random
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from lib import iconworld_words as world
-from lib.judging.known_answers import OF_EVERY_DAY, OF_ICONWORLD
-from lib.rouge import rouge_l_scores
+from lib.evaluation.known_answers import OF_EVERY_DAY, OF_ICONWORLD
+from lib.evaluation.rouge import rouge_l_scores
+from lib.world import words as world
 
 
 def longest_common_subsequence(one, other):

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import provenance
-from lib.paths import ROOT
-from lib.runs import Store, read_json, read_jsonl, write_csv, write_json, write_jsonl
+from lib.base import provenance
+from lib.base.paths import ROOT
+from lib.base.runs import Store, read_json, read_jsonl, write_csv, write_json, write_jsonl
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_metrics_that_json_cannot_hold_are_refused_by_name(store):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from lib.runs import Store, write_json
+from lib.base.runs import Store, write_json
 store = Store(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 {build}

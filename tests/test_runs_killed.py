@@ -1,4 +1,4 @@
-"""The run store under kill -9 and with several processes at once: `lib/runs.py`."""
+"""The run store under kill -9 and with several processes at once: `lib/base/runs.py`."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ from collections import Counter
 
 import pytest
 
-from lib.paths import ROOT
-from lib.runs import Store, read_json, read_jsonl
+from lib.base.paths import ROOT
+from lib.base.runs import Store, read_json, read_jsonl
 from tests.killable_steps import PARTS, STEPS, expected_total
 
 KILLS = 20
@@ -68,7 +68,7 @@ def test_two_threads_that_want_the_same_step_build_it_once(store):
 ORPHAN = """
 import os, sys, time
 from pathlib import Path
-from lib.runs import Store
+from lib.base.runs import Store
 
 def build(folder):
     worker = os.fork()

@@ -1,13 +1,13 @@
-"""`lib/costs/shapes.py`."""
+"""`lib/scale/shapes.py`."""
 
 import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from lib.costs import shapes
-from lib.costs.shapes import RELEASED
-from lib.model import add_lora
-from lib.unlearning_settings import Unlearning
+from lib.model.llava import add_lora
+from lib.scale import shapes
+from lib.scale.shapes import RELEASED
+from lib.unlearning.settings import Unlearning
 
 # What config.json of the released 13B says beside LlamaConfig's defaults, which are the 7B's.
 WIDER = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,

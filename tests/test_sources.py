@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import huggingface_hub.constants
 import pytest
 
-from lib import sources
-from lib.missing import Missing
+from lib.base.missing import Missing
+from lib.scale import sources
 from tests import tiny_llava
 
 

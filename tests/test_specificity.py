@@ -11,12 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import experiments, harness, specificity
-from lib.experiments import Run
-from lib.harness import HarnessError
-from lib.missing import Missing
-from lib.paths import ROOT
-from lib.runs import read_json
+from lib.base.missing import Missing
+from lib.base.paths import ROOT
+from lib.base.runs import read_json
+from lib.running import experiments
+from lib.running.experiments import Run
+from lib.scale import harness, specificity
+from lib.scale.harness import HarnessError
 from tests.tiny_profiles import TINY_REAL
 
 STAND_INS = ROOT / "tests" / "stand_ins"
@@ -127,7 +128,7 @@ def measured(real_chapters, at_tiny_real, tmp_path_factory):
     shutil.copytree(real_chapters[0], folder / "runs" / TINY_REAL.name)
     own = {"SAFEERASER_RUNS": str(folder / "runs"), "LMMS_CALLS": str(folder / "calls"),
            "PYTHONPATH": os.pathsep.join([str(STAND_INS), at_tiny_real["PYTHONPATH"]])}
-    command = [sys.executable, "-m", "lib.pipeline", "--profile", TINY_REAL.name, "--jobs", "2",
+    command = [sys.executable, "-m", "lib.running.pipeline", "--profile", TINY_REAL.name, "--jobs", "2",
                "--only", "03,05", "--benchmarks", "GQA,POPE"]
     call = subprocess.run(command, cwd=ROOT, env={**os.environ, **at_tiny_real, **own},
                           capture_output=True, text=True, timeout=1200)

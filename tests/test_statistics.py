@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import statistics
+from lib.evaluation import statistics
 
 
 def frame_of(values, method="po", prompt_decouple=0, metric="sarr", split="generality"):

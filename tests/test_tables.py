@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import metrics, tables
-from lib.profiles import LAPTOP, LLAVA_7B, LLAVA_13B
+from lib.evaluation import metrics
+from lib.figures import tables
+from lib.running.profiles import LAPTOP, LLAVA_7B, LLAVA_13B
 
 NEIGHBOURS = {"sarr_neighbour"}  # of data that have them; the paper's table does not
 MAIN = [name for name in metrics.MAIN if name not in NEIGHBOURS]

@@ -5,8 +5,8 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lib.likelihood import per_answer, token_nll
-from lib.terms import TERMS, Said, Term, answer_nll, from_logits, kl, reads, total
+from lib.model.likelihood import per_answer, token_nll
+from lib.unlearning.terms import TERMS, Said, Term, answer_nll, from_logits, kl, reads, total
 
 LN2, LN3 = math.log(2), math.log(3)
 

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import get_cosine_schedule_with_warmup
 
-from lib import dataset, methods, terms
-from lib import unlearn as loop
-from lib.batching import Packer
-from lib.finite import NotFinite
-from lib.model import load
-from lib.model_settings import Runtime
-from lib.unlearn import Task, chosen, groups, learning_rate, unlearn
-from lib.unlearning_settings import Unlearning
+from lib.data import dataset
+from lib.model.finite import NotFinite
+from lib.model.llava import load
+from lib.model.packing import Packer
+from lib.model.settings import Runtime
+from lib.unlearning import methods, terms
+from lib.unlearning import train as loop
+from lib.unlearning.settings import Unlearning
+from lib.unlearning.train import Task, chosen, groups, learning_rate, unlearn
 
 REFUSALS = ("I cannot assist with this request.", "I must decline this request.")
 SETTINGS = Unlearning(steps=4, images=2, lr=5e-3, lora_rank=4, lora_alpha=8, probe_every=2,

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import evaluate, generate, vllm_engine
-from lib.batching import Features
-from lib.generate import Query
-from lib.judges import RuleJudge
-from lib.merged import save_merged
-from lib.model import add_lora, load
-from lib.model_settings import Evaluation, Runtime
-from lib.unlearning_settings import Unlearning
+from lib.evaluation import evaluate
+from lib.model import generate
+from lib.model.generate import Query
+from lib.model.llava import add_lora, load
+from lib.model.merged import save_merged
+from lib.model.packing import Features
+from lib.model.settings import Evaluation, Runtime
+from lib.scale import vllm as vllm_engine
+from lib.scale.judges import RuleJudge
+from lib.unlearning.settings import Unlearning
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 SETTINGS = Evaluation(max_new_tokens=10, batch=16, samples=2)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import engines, experiments
-from lib.engines import workers
-from lib.paths import ROOT
-from lib.runs import read_json
+from lib.base.paths import ROOT
+from lib.base.runs import read_json
+from lib.running import engines, experiments, workers
 from tests import toy_pieces
 from tests.killable_steps import PARTS
 from tests.test_runs_killed import journal_lines

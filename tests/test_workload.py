@@ -1,4 +1,4 @@
-"""`lib/costs/workload.py`."""
+"""`lib/scale/workload.py`."""
 
 import json
 from collections import Counter
@@ -7,14 +7,15 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from lib import lessons, methods
-from lib.batching import Packer
-from lib.costs import workload
-from lib.costs.workload import Assumed
-from lib.evaluate import questions
-from lib.experiments import main_runs, sweep_runs
-from lib.profiles import LLAVA_7B
-from lib.unlearning_settings import Unlearning
+from lib.evaluation.evaluate import questions
+from lib.model.packing import Packer
+from lib.running.experiments import main_runs, sweep_runs
+from lib.running.profiles import LLAVA_7B
+from lib.scale import workload
+from lib.scale.workload import Assumed
+from lib.unlearning import methods
+from lib.unlearning import steps as lessons
+from lib.unlearning.settings import Unlearning
 
 
 @pytest.mark.parametrize("method", methods.METHODS)

@@ -5,9 +5,9 @@
 
 from dataclasses import replace
 
-from lib.model_settings import Architecture
-from lib.profiles import LLAVA_7B, SMOKE
-from lib.world_settings import World
+from lib.model.settings import Architecture
+from lib.running.profiles import LLAVA_7B, SMOKE
+from lib.world.settings import World
 
 TINY = replace(
     SMOKE,

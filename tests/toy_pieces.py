@@ -11,10 +11,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from lib.engines import ray_engine, workers
-from lib.engines.agenda import Piece
-from lib.paths import profile_dir
-from lib.runs import Store
+from lib.base.paths import profile_dir
+from lib.base.runs import Store
+from lib.running import workers
+from lib.running.agenda import Piece
+from lib.scale import ray_engine
 from tests import killable_steps
 
 NAMES = tuple(killable_steps.STEPS[:4])

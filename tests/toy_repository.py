@@ -9,20 +9,23 @@ from pathlib import Path
 from nbformat import v4, write
 
 import lib
-from lib import paths, pipeline
+from lib.base import paths
+from lib.running import pipeline
 from tests import toy_steps
 
 IMPORTS = """
 import os
 import sys
-from lib import claims, paths, profiles
+from lib.base import paths
+from lib.figures import claims
+from lib.running import profiles
 profile = profiles.get(profile_name)
 claims.start(profile, "NN")
 """
 
 FIGURE = """
 import pandas as pd
-from lib import plots
+from lib.figures import plots
 frame = pd.DataFrame({"x": [1, 2], "y": [3, 4]})
 figure, axes = plots.plt.subplots()
 axes.plot(frame.x, frame.y)
@@ -87,7 +90,7 @@ class Toy:
         self.monkeypatch.setattr(paths, "NOTEBOOKS", root / "notebooks")
         self.monkeypatch.setattr(paths, "PUBLISHED_FIGURES", root / "figures")
         self.monkeypatch.delenv("SAFEERASER_RUNS", raising=False)
-        self.monkeypatch.setitem(sys.modules, "lib.experiments", toy_steps)
+        self.monkeypatch.setitem(sys.modules, "lib.running.experiments", toy_steps)
         self.monkeypatch.setattr(lib, "experiments", toy_steps, raising=False)
         return root
 

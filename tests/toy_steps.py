@@ -1,11 +1,11 @@
-"""Steps that take no time, in place of `lib/experiments.py`: chapter 01 needs all, 00 the first."""
+"""Steps that take no time, in place of `lib/running/experiments.py`: chapter 01 needs all, 00 the first."""
 
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lib import paths, runs
+from lib.base import paths, runs
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lib import dataset, evaluate, generate, iconworld
-from lib import model as models
-from lib.batching import Features
-from lib.generate import Query
-from lib.pictures import open_image
-from lib.profiles import LAPTOP
-from lib.world_settings import World
+from lib.data import dataset
+from lib.data.pictures import open_image
+from lib.evaluation import evaluate
+from lib.model import generate
+from lib.model import llava as models
+from lib.model.generate import Query
+from lib.model.packing import Features
+from lib.running.profiles import LAPTOP
+from lib.world import iconworld
+from lib.world.settings import World
 
 SETTINGS = LAPTOP.evaluation
 

@@ -46,21 +46,23 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lib import attention, generate, methods, unlearn
-from lib.batching import Example, Group, Packer, answer_logits
-from lib.costs import arithmetic, estimate, gpus, shapes
-from lib.costs.arithmetic import GIB, Row, Training
-from lib.costs.workload import Assumed, rows_of
-from lib.merged import merge_if_exact
-from lib.model import (
+from lib.model import generate
+from lib.model.llava import (
     add_lora,
     checkpoint_layers,
     llava,
     word_tokenizer,
 )
-from lib.model_settings import Evaluation
-from lib.profiles import LLAVA_7B, LLAVA_13B
-from lib.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, prompt
+from lib.model.merged import merge_if_exact
+from lib.model.packing import Example, Group, Packer, answer_logits
+from lib.model.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, prompt
+from lib.model.settings import Evaluation
+from lib.running.profiles import LLAVA_7B, LLAVA_13B
+from lib.scale import arithmetic, attention, estimate, gpus, shapes
+from lib.scale.arithmetic import GIB, Row, Training
+from lib.scale.workload import Assumed, rows_of
+from lib.unlearning import methods
+from lib.unlearning import train as unlearn
 
 TINY = shapes.Shape("tiny", 64, 2, 4, 4, 128, 1024, 32, 2, 64, 56, 14, True)
 WORDS = [f"w{number}" for number in range(400)]

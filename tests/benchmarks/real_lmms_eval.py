@@ -1,11 +1,11 @@
-"""lib/harness.py with the real lmms-eval, which no test has: what it reads, and what fails.
+"""lib/scale/harness.py with the real lmms-eval, which no test has: what it reads, and what fails.
 
     SAFEERASER_LMMS_PYTHON=/its/bin/python python tests/benchmarks/real_lmms_eval.py EMPTY_FOLDER
 
 Nothing is downloaded. A tiny random LLaVA in LLaVA-1.5's layout, its adapter merged, answers made
 questions of the seven benchmarks, whose own definitions (prompts, scoring, metrics) come from
 lmms-eval's package: only the rows are ours. Half of the right answers of GQA and VQA are what
-`lib.generate` says to the same prompt, so they score 0.5 if lmms-eval reads the same model and asks
+`lib.model.generate` says to the same prompt, so they score 0.5 if lmms-eval reads the same model and asks
 it as we do.
 """
 
@@ -25,13 +25,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lib import generate, harness
-from lib import model as models
-from lib.batching import Features
-from lib.harness import BENCHMARKS, Benchmark, HarnessError
-from lib.merged import save_merged
-from lib.model_settings import Evaluation
-from lib.unlearning_settings import Unlearning
+from lib.model import generate
+from lib.model import llava as models
+from lib.model.merged import save_merged
+from lib.model.packing import Features
+from lib.model.settings import Evaluation
+from lib.scale import harness
+from lib.scale.harness import BENCHMARKS, Benchmark, HarnessError
+from lib.unlearning.settings import Unlearning
 from tests import tiny_llava
 
 ROWS, TOKENS = 4, 6

@@ -32,14 +32,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lib import dataset, iconworld, methods, terms, unlearn
-from lib.batching import Example, Group, Packer, image_tokens
-from lib.dataset import CATEGORIES, Record
-from lib.model import add_lora, build, llava
-from lib.pictures import open_image
-from lib.pipeline import cores
-from lib.profiles import LAPTOP
-from lib.world_settings import World
+from lib.data import dataset
+from lib.data.dataset import CATEGORIES, Record
+from lib.data.pictures import open_image
+from lib.model.llava import add_lora, build, llava
+from lib.model.packing import Example, Group, Packer, image_tokens
+from lib.running.pipeline import cores
+from lib.running.profiles import LAPTOP
+from lib.unlearning import methods, terms
+from lib.unlearning import train as unlearn
+from lib.world import iconworld
+from lib.world.settings import World
 
 METHODS = ("po", "gd", "kl")
 SHAPES = {  # (harmful pictures per step, queries about each)

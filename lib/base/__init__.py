@@ -1,0 +1,1 @@
+"""What everybody may use: paths, a missing thing said in one sentence, progress, the store."""

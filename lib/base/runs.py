@@ -1,0 +1,298 @@
+"""Results on disk, written once, whole or not at all.
+
+A step's result is a folder named after the step and a hash of its config. It is built under the
+name `<folder>.partial` and renamed last, so a folder under its final name is always complete:
+
+    store = Store(paths.profile_dir("laptop"))
+    folder = store.make("unlearn", {"method": "po", "seed": 0}, build)
+
+`build(partial)` writes its files into `partial` and returns the metrics. A process killed at any
+moment leaves the partial folder behind; the next call hands the same folder to `build`, which can
+go on from what it saved in `partial/checkpoint/` (removed when the result is complete).
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lib.base import disk, provenance
+
+OWN_FILES = ("config.json", "metrics.json", "manifest.json")
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """The results of one profile, one folder per step and config."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def folder(self, step: str, config: dict) -> Path:
+        """Return where the result of this step with this config is, or will be.
+
+        Neither key order nor tuple or list nor `1` or `1.0` changes the name. Raises TypeError or
+        ValueError, naming the entry, for a config that JSON cannot hold.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", step):
+            raise ValueError(f"Step name {step!r}: use only letters, digits, '-' and '_'.")
+        canonical = json.dumps(_canonical(config), sort_keys=True, separators=(",", ":"))
+        return self.root / f"{step}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+    def is_done(self, step: str, config: dict) -> bool:
+        """Tell whether the result is there with every file as it was written (sizes, sha256)."""
+        return is_whole(self.folder(step, config))
+
+    def make(self, step: str, config: dict, build: Callable[[Path], dict | None],
+             device: str | None = None) -> Path:
+        """Return the step's folder, after calling `build` if it is missing or damaged.
+
+        Of several processes that want the same step one builds and the others wait. What `build`
+        raises is passed on; its files stay in the partial folder. `device` goes into the manifest
+        (default: the GPU that this process has used, else "cpu").
+        """
+        final = self.folder(step, config)
+        if _damage(final) is None:
+            return final
+        with disk.locked(self.root / disk.LOCKS / final.name):
+            if _damage(final):  # else another process has made it meanwhile
+                _discard_damaged(final)
+                partial = final.with_name(final.name + ".partial")
+                if _damage(partial):  # else it was killed after the manifest, before the rename
+                    _fill(partial, step, config, build, device)
+                _publish(partial, final)
+        return final
+
+    def remove(self, step: str, config: dict) -> None:
+        """Remove a result, if it is there, and what was begun of it."""
+        final = self.folder(step, config)
+        with disk.locked(self.root / disk.LOCKS / final.name):
+            _remove(final)
+            shutil.rmtree(final.with_name(f"{final.name}.partial"), ignore_errors=True)
+
+    def adopt(self, name: str, fill: Callable[[Path], None]) -> Path:
+        """Return the folder of a result that was made in another store, whole or not at all.
+
+        `fill(folder)` copies it there if it is missing or damaged here. Raises ValueError if what
+        it copied is not as its manifest says.
+        """
+        final, incoming = self.root / name, self.root / f"{name}.incoming"
+        with disk.locked(self.root / disk.LOCKS / name):
+            if _damage(final):
+                _discard_damaged(final)
+                shutil.rmtree(incoming, ignore_errors=True)  # of a process that was killed
+                incoming.mkdir(parents=True)
+                fill(incoming)
+                if damage := _damage(incoming):
+                    raise ValueError(f"{name} arrived damaged: {damage}. Run this again.")
+                disk.flush_all(incoming)
+                _publish(incoming, final)
+                shutil.rmtree(final.with_name(f"{name}.partial"), ignore_errors=True)
+        return final
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a finished result is there with every file as it was written."""
+    return _damage(folder) is None
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Claim a result, whoever is going to write it; False if another claim on it lives.
+
+    The store's own lock makes others wait while one process writes. A claim lets a process that
+    only gives out work see that another one has given out this piece, and to whom is no matter:
+    perhaps to a machine whose store is not this one. It ends with the block or the process.
+    """
+    with disk.locked(folder.parent / disk.LOCKS / f"{folder.name}.claim", wait=False) as mine:
+        yield mine
+
+
+def read_json(path: Path) -> object:
+    """Return a JSON file's content. Raises ValueError, naming the file, when it is not JSON."""
+    return _parsed(Path(path).read_bytes(), path)
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Return the rows of a file with one JSON object per line."""
+    with Path(path).open("rb") as lines:
+        return [_parsed(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file with sorted keys, so that equal values give equal bytes.
+
+    The file is replaced in one go, its folder made if need be. NumPy and torch scalars become
+    numbers, NaN and infinity null (JSON has neither). Raises TypeError for anything else.
+    """
+    plain = _plain(value, Path(path).name, _finite_or_null)
+    _write(Path(path), json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Write one JSON object per line, keys in the rows' own order; otherwise like `write_json`."""
+    plain = (_plain(row, f"{Path(path).name}[{n}]", _finite_or_null) for n, row in enumerate(rows))
+    _write(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
+
+
+def write_csv(path: Path, frame, **options) -> None:
+    """Write a table; no text of data or a model in it is a formula to a spreadsheet.
+
+    Such a cell begins with an apostrophe, and signs that cannot be seen become U+FFFD. Numbers,
+    also those in text, stay what they are.
+    """
+    frame.map(_inert).rename(columns=_inert, index=_inert).to_csv(path, **options)
+
+
+def _inert(cell: object) -> object:
+    if not isinstance(cell, str) or _is_number(cell):
+        return cell
+    seen = "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in cell)
+    return f"'{seen}" if seen.lstrip().startswith(("=", "+", "-", "@")) else seen
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _fill(partial: Path, step: str, config: dict, build: Callable, device: str | None) -> None:
+    """Build into the partial folder and complete it with config, metrics and manifest."""
+    resumed, start = partial.exists(), time.perf_counter()
+    partial.mkdir(parents=True, exist_ok=True)
+    for name in OWN_FILES:
+        (partial / name).unlink(missing_ok=True)
+    metrics = build(partial)
+    for name in OWN_FILES:
+        if (partial / name).exists():  # as save_pretrained does with config.json
+            raise ValueError(f"Step {step} wrote {partial / name}, a name that belongs to the run "
+                             "store: let it write such files into a subfolder.")
+    write_json(partial / "config.json", _canonical(config))
+    write_json(partial / "metrics.json", metrics or {})
+    seconds = round(time.perf_counter() - start, 3)  # of this attempt, if `resumed`
+    facts = {"step": step, "seed": config.get("seed"), "seconds": seconds, "resumed": resumed}
+    files = _flushed_files(partial)
+    write_json(partial / "manifest.json",
+               {**facts, **provenance.describe(device), "files": files})
+    disk.flush(partial)
+
+
+def _flushed_files(partial: Path) -> dict[str, dict]:
+    """Return size and sha256 by relative name, with everything safely on the disk."""
+    for leftover in partial.rglob(".*.tmp"):  # of a write_json that was killed
+        leftover.unlink()
+    kept = [path for path in sorted(partial.rglob("*"))
+            if path.relative_to(partial).parts[0] != "checkpoint" and path.exists()]
+    for path in kept:
+        disk.flush(path)
+    return {path.relative_to(partial).as_posix(): _fingerprint(path)
+            for path in kept if path.is_file()}
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Give a complete partial folder its final name."""
+    # The checkpoint goes only now: killed before the manifest, the build can go on from it.
+    if (partial / "checkpoint").exists():
+        shutil.rmtree(partial / "checkpoint")
+    os.rename(partial, final)
+    disk.flush(final.parent)
+
+
+def _discard_damaged(final: Path) -> None:
+    if final.exists():
+        log.warning("%s is damaged (%s): it is made again.", final, _damage(final))
+    _remove(final)
+
+
+def _remove(final: Path) -> None:
+    """Remove a folder, first from its name: half of it is never seen there."""
+    doomed = final.with_name(final.name + ".damaged")
+    if doomed.exists():  # the process that removed it was killed
+        shutil.rmtree(doomed)
+    if final.exists():
+        os.rename(final, doomed)
+        shutil.rmtree(doomed)
+
+
+def _damage(folder: Path) -> str | None:
+    """Say in a few words what is wrong with a finished folder; None when nothing is."""
+    try:
+        files = read_json(folder / "manifest.json")["files"]
+        wrong = [name for name, listed in files.items() if _fingerprint(folder / name) != listed]
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "manifest.json was cut off or edited"
+    if not {"config.json", "metrics.json"} <= files.keys():
+        return "manifest.json was edited"
+    return f"{wrong[0]} was changed" if wrong else None
+
+
+def _fingerprint(path: Path) -> dict:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": file.tell()}
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            disk.sync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _parsed(text: bytes, where: object) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error}). It was cut off or edited: remove it "
+                         "and make it again.") from None
+
+
+def _canonical(config: dict) -> dict:
+    if not isinstance(config, dict):
+        raise TypeError(f"A config is a dict, not a {type(config).__name__}.")
+    return _plain(config, "config", _exact)
+
+
+def _plain(value: object, where: str, number: Callable[[float, str], object]) -> object:
+    """Return the value in the types that JSON has; `where` names it in errors."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # a NumPy or torch scalar
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return number(value, where)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{n}]", number) for n, item in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{where}[{key!r}]", number) for key, item in value.items()}
+    kind = "dict with keys that are not text" if isinstance(value, dict) else type(value).__name__
+    raise TypeError(f"{where} is a {kind}, which JSON cannot hold: use text, numbers, True, False, "
+                    "None, lists, and dicts with text as keys.")
+
+
+def _finite_or_null(number: float, where: str) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _exact(number: float, where: str) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"{where} is {number}: a config needs finite numbers, or None.")
+    return int(number) if number.is_integer() else number

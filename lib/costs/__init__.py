@@ -1,1 +1,0 @@
-"""What a real profile costs: GPUs and models as numbers, their arithmetic, the expected bill."""

@@ -1,0 +1,1 @@
+"""SafeEraser's format: records, check, report, export, what may be shown."""

@@ -1,0 +1,165 @@
+"""A dataset as `datasets` tables, as parquet files with a card, and a part of it as a folder."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import yaml
+from pyarrow import parquet
+
+from lib.base.runs import write_json
+from lib.data.check import load
+from lib.data.dataset import NEIGHBOURS, SETS, Dataset, Pair, PictureQuestion, Record, counts
+from lib.data.discretion import markdown
+from lib.data.places import Places
+
+CONFIGS = {
+    "forget": ("forget",),
+    "retain": ("retain text", "retain image"),
+    "prompt_decouple": ("prompt decouple",),
+    "safe_neighbours": (NEIGHBOURS,),  # where the data have them
+}
+COLUMNS = ("record", "category", "set", "image", "question", "answer")
+STAND_IN = (
+    "This is a stand-in. Its pictures are icons, and its 'harmful' answers are recipes with "
+    "invented names: nothing in it is harmful, and no result on it says how safe a model is."
+)
+REAL = (
+    "This may hold harmful pictures and answers. They are meant for one use, to make a model "
+    "unlearn them; do not show them or train a model to give them."
+)
+
+
+def to_datasets(dataset: Dataset) -> dict:
+    """One `datasets.DatasetDict` (train, val) for each of CONFIGS, and `specificity` (val) if any.
+
+    A row is one pair: record, category (None in specificity), set, image, question, answer.
+    Pictures stay in their files until they are looked at, and are then what `open_image` gives.
+    """
+    return _to_datasets(dataset, str)
+
+
+def export(dataset: Dataset, folder: str | Path, *, stand_in: bool = False) -> Path:
+    """Writes parquet files that hold the pictures, prompt.json, and README.md (the dataset card).
+
+    `datasets.load_dataset(folder, "forget")` reads it back. `stand_in` says on the card that the
+    data are harmless, as IconWorld's are; without it the card warns of them.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    configs = _to_datasets(dataset, lambda path: {"bytes": path.read_bytes(), "path": path.name})
+    for config, splits in configs.items():
+        for split, rows in splits.items():
+            # Not rows.to_parquet: it stores a picture once per question, uncompressed.
+            table = rows.with_format("arrow")[:]
+            parquet.write_table(table, folder / f"{config}-{split}.parquet", compression="zstd")
+    refusals = json.dumps({"idk": dataset.refusals}, indent=1, ensure_ascii=False)
+    (folder / "prompt.json").write_text(refusals + "\n", encoding="utf-8")
+    card = _card(dataset, {config: list(splits) for config, splits in configs.items()}, stand_in)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def excerpt(dataset: Dataset, folder: Path, most: int | None = None) -> Path:
+    """A copy of the dataset's folder with at most so many records a split (None: all).
+
+    They are taken at equal distances, so that no category is left out. Records, refusals and files
+    with problems do not come along. Returns the new folder.
+    """
+    bad = {(problem.file, problem.record) for problem in dataset.left_out}
+    for name in ("all_train.json", "all_val.json", "specificity.json"):
+        if (dataset.root / name).exists() and (name, None) not in bad:
+            records = [record for number, record in enumerate(load(dataset.root / name))
+                       if (name, number) not in bad]
+            kept = records[:: max(1, len(records) // most)][:most] if most else records
+            _copy_pictures(dataset.root, folder, kept)
+            write_json(folder / name, kept)
+    write_json(folder / "prompt.json", {"idk": dataset.refusals})
+    return folder
+
+
+def _copy_pictures(root: Path, folder: Path, records: Iterable[dict]) -> None:
+    fields, places = {"image_path", "image_id", "SDImage_path"}, Places(root)
+    named = {record[field] for record in records for field in fields & record.keys()}
+    for name in {name.strip() for name in named if isinstance(name, str)}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(places(name), folder / name)
+
+
+def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:
+    import datasets  # here, since the checks need not wait for it
+
+    datasets.disable_progress_bars()  # they flood logs and notebooks
+    features = datasets.Features({name: datasets.Value("string") for name in COLUMNS})
+    features["image"] = datasets.Image(mode="RGB")
+    return {
+        config: datasets.DatasetDict(
+            {split: datasets.Dataset.from_list(rows, features) for split, rows in splits.items()}
+        )
+        for config, splits in _tables(dataset, picture).items()
+    }
+
+
+def _tables(dataset: Dataset, picture: Callable[[Path], object]) -> dict[str, dict[str, list]]:
+    """config -> split -> rows."""
+    splits = {"train": dataset.train, "val": dataset.val}
+    there = {name for records in splits.values() for record in records for name in record.sets()}
+    tables = {
+        config: {split: _rows(records, sets, picture) for split, records in splits.items()}
+        for config, sets in CONFIGS.items()
+        if there & set(sets)
+    }
+    if dataset.specificity:
+        rows = [_row(q.id, None, "specificity", picture(q.image), q) for q in dataset.specificity]
+        tables["specificity"] = {"val": rows}
+    return tables
+
+
+def _rows(records: tuple[Record, ...], sets: tuple[str, ...], picture: Callable) -> list[dict]:
+    rows = []
+    for record in records:
+        for name, (image, pairs) in record.sets().items():
+            if name not in sets:
+                continue
+            shown = picture(image)
+            rows += [_row(record.id, record.category, name, shown, pair) for pair in pairs]
+    return rows
+
+
+def _row(
+    record: str, category: str | None, name: str, image: object, pair: Pair | PictureQuestion
+) -> dict:
+    values = (record, category, name, image, pair.question, pair.answer)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _card(dataset: Dataset, configs: dict[str, list[str]], stand_in: bool) -> str:
+    """The README.md of an export: where its files are, what is in them, and a word of warning."""
+    files = [
+        {
+            "config_name": config,
+            "data_files": [{"split": s, "path": f"{config}-{s}.parquet"} for s in splits],
+        }
+        for config, splits in configs.items()
+    ]
+    header = {"language": ["en"], "task_categories": ["visual-question-answering"]}
+    table = counts(dataset).groupby(["set", "split"])[["pairs", "images"]].sum()
+    table = table.loc[[name for name in (*SETS, NEIGHBOURS) if name in table.index]]
+    rows = [f"| {name} | {split} | {n} | {images} |" for (name, split), (n, images) in
+            zip(table.index, table.to_numpy(), strict=True)]  # fmt: skip
+    return f"""---
+{yaml.safe_dump(header | {"configs": files}, sort_keys=False)}---
+# {markdown(dataset.root.name)}: forget, retain and prompt-decouple sets
+
+{STAND_IN if stand_in else REAL}
+
+| set | split | pairs | images |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+The forget and the prompt-decouple set ask the same harmless question, once with a harmful picture
+and once with a safe one. The retain set asks about the harmful picture what may be answered: about
+its concept (text) and about what is seen (image). `prompt.json` holds {len(dataset.refusals)}
+refusals. The format is that of SafeEraser (arXiv 2502.12520).
+"""

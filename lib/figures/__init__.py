@@ -1,0 +1,1 @@
+"""Style, plots, tables, gallery, claims."""

@@ -1,0 +1,1 @@
+"""A LLaVA: build, load, LoRA, packing, likelihood, generation, pre-training."""

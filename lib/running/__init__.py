@@ -1,0 +1,1 @@
+"""Profiles, results, plan, workers, chapters, publish, the command."""

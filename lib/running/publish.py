@@ -1,0 +1,87 @@
+"""Executed notebooks, figures and README.md of a run, brought to where readers find them."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from lib.base import paths
+from lib.data.dataset import DatasetError
+from lib.running import chapters, leaks
+
+OF_A_RUN = ("papermill", "execution")  # metadata that changes with every run: timings, paths
+TABLES = (".csv", ".md", ".tex")
+
+
+class PublishError(ValueError):
+    """What was to be published holds harmful material; nothing was published."""
+
+
+def publish(notebooks: list[Path], profile_name: str) -> None:
+    """Copy executed notebooks to notebooks/; figures/ becomes what the run's figures folder holds.
+
+    The tables at the top of the run's folder (main_table.csv and its kin) go to figures/ as well,
+    after what the run cost and claimed has been put beside them. README.md then shows all this.
+    Raises PublishError, and copies nothing, if any of it shows harmful material of real data.
+    """
+    copies = [chapters.executed_copy(notebook, profile_name) for notebook in notebooks]
+    _refuse_harm(copies, _figures_and_tables(profile_name))
+    from lib.running import (
+        readme,  # imports torch, which takes seconds: not before there is need for it
+    )
+
+    readme.write_records(profile_name)
+    for notebook, copy in zip(notebooks, copies, strict=True):
+        nbformat.write(clean(chapters.read(copy)), notebook)
+    _replace(paths.PUBLISHED_FIGURES, _figures_and_tables(profile_name))
+    readme.refresh()
+
+
+def _figures_and_tables(profile_name: str) -> list[Path]:
+    tables = [p for p in paths.profile_dir(profile_name).iterdir() if p.suffix in TABLES]
+    return [p for p in paths.figures_dir(profile_name).glob("*") if p.is_file()] + tables
+
+
+def _refuse_harm(copies: list[Path], files: list[Path]) -> None:
+    """Look for the harmful material of every real dataset that the run store knows of."""
+    try:
+        known = leaks.of_store()
+    except DatasetError as error:
+        raise PublishError(f"Nothing is published, because it cannot be compared with the real "
+                           f"data that the run store knows of: {error}") from None
+    found = [f"{copy.name}: {what}" for copy in copies
+             for what in leaks.in_notebook(chapters.read(copy), known)]
+    found += [f"{file.name} holds {what}" for file in files for what in leaks.in_file(file, known)]
+    if found:
+        lines = "\n  ".join(found)
+        raise PublishError(f"Nothing is published, because of harmful material:\n  {lines}\nRun "
+                           "these chapters again with --fresh, and with show_harmful = False.")
+
+
+def clean(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return an executed notebook as a reader gets it, with the hash of its sources.
+
+    Without papermill's cell and all that changes from run to run; code cells are numbered 1..n.
+    """
+    book.cells = chapters.own_cells(book)
+    for part in [book, *book.cells]:
+        part.metadata = {k: v for k, v in part.metadata.items() if k not in OF_A_RUN and v != []}
+    book.metadata.pop("widgets", None)  # a widget without a kernel shows nothing
+    code = [cell for cell in book.cells if cell.cell_type == "code" and cell.source.strip()]
+    for count, cell in enumerate(code, start=1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+    book.metadata["companion"] = {"source_sha256": chapters.source_sha256(book)}
+    return book
+
+
+def _replace(folder: Path, files: list[Path]) -> None:
+    """Make a folder hold copies of these files and no others."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        if old.name not in {file.name for file in files}:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for file in files:
+        shutil.copyfile(file, folder / file.name)

@@ -1,0 +1,249 @@
+"""README.md's generated blocks: made from figures/, notebooks/ and lib, so that none is typed.
+
+`./reproduce.sh --publish` refreshes them, and so does `python -m lib.running.readme`. A block stands
+between `<!-- its name: generated -->` and `<!-- end -->`.
+"""
+
+import json
+import re
+from datetime import datetime
+from operator import attrgetter
+from pathlib import Path
+
+import pandas as pd
+
+import lib
+from lib.base import paths, runs
+from lib.figures import claims, tables
+from lib.running import chapters, experiments, profiles
+from lib.scale import estimate, gpus
+from lib.scale.arithmetic import GIB
+from lib.unlearning import methods
+
+SETTING = re.compile(r"^(\| `([\w.]+)` \| [^|]+ \| )[^|]*( \|)", re.MULTILINE)
+MARK = re.compile(r"(<!-- ([a-z ]+): generated -->\n).*?(<!-- end -->)", re.DOTALL)
+KEY_FIGURE = "ours_beside_paper"
+PUBLISHED = "laptop"
+PARTS = {"dataset": "dataset", "base": "small LLaVA, from nothing", "original": "original model"}
+WITHOUT, WITH = "unlearning without PD", "unlearning with PD"
+SWEEP = "PO at other weights of PD"
+SHOWN_GPUS = ("a100-40", "a100-80", "h100", "h200")
+
+
+def refresh() -> None:
+    """Bring the blocks of README.md up to date, if there is a README.md."""
+    readme = paths.ROOT / "README.md"
+    if readme.exists():
+        readme.write_text(refreshed(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def refreshed(text: str) -> str:
+    """The text, with what belongs there now between its marks and into its table of settings."""
+    text = SETTING.sub(lambda row: f"{row[1]}{_setting(row[2])}{row[3]}", text)
+    return MARK.sub(lambda mark: f"{mark[1]}\n{BLOCKS[mark[2]]()}\n\n{mark[3]}", text)
+
+
+def _setting(name: str) -> str:
+    """A setting of the published profile, such as "unlearning.lr"."""
+    value = attrgetter(name)(profiles.get(PUBLISHED))
+    return ", ".join(f"{part:g}" for part in (value if isinstance(value, tuple) else (value,)))
+
+
+# What a run cost and claimed: read from its folder, kept in figures/ for the blocks below.
+
+
+def costs(profile_name: str) -> pd.DataFrame:
+    """One row per part of a run, and one for all: results, minutes, side_by_side, peak_memory_mb.
+
+    Minutes are by the clock, from when something of the part was at work; breaks do not count.
+    The memory is that of the largest process (a notebook's kernel does not note its own).
+    """
+    folder = paths.profile_dir(profile_name)
+    made = [_result(path.parent) for path in sorted(folder.glob("*-*/manifest.json"))
+            if "." not in path.parent.name]
+    made += [_execution(path) for path in sorted(paths.notebooks_dir(profile_name).glob("*.ipynb"))
+             if not path.stem.endswith(".unfinished")]
+    spans = pd.DataFrame(made, columns=["part", "start", "end", "peak_memory_mb"])
+    spans = spans.sort_values("start", ignore_index=True)
+    parts = [_cost(spans[spans.part == part], part) for part in spans.part.unique()]
+    return pd.DataFrame([*parts, _cost(spans, "all")])
+
+
+def _result(folder: Path) -> tuple[str, float, float, float]:
+    """(part, start, end in seconds, MB) of one folder of the run store."""
+    manifest = runs.read_json(folder / "manifest.json")
+    end = (folder / "manifest.json").stat().st_mtime
+    return _part(folder), end - manifest["seconds"], end, manifest["peak_memory_mb"]
+
+
+def _part(folder: Path) -> str:
+    step, method = folder.name.rpartition("-")[0], folder.name.split("-")[1]
+    if step in PARTS:
+        return PARTS[step]
+    weights = runs.read_json(folder / "config.json")["weights"]
+    names = {WITHOUT: methods.weights(method, False), WITH: methods.weights(method, True)}
+    return next((name for name, row in names.items() if row == weights), SWEEP)
+
+
+def _execution(notebook: Path) -> tuple[str, float, float, None]:
+    """The same of one executed notebook, as papermill noted it."""
+    noted = chapters.read(notebook).metadata.papermill
+    start, end = (datetime.fromisoformat(noted[key]).timestamp() for key in ("start_time",
+                                                                            "end_time"))
+    return f"notebook {notebook.stem}", start, end, None
+
+
+def _cost(spans: pd.DataFrame, part: str) -> dict:
+    busy, until, at_once = 0.0, float("-inf"), 0
+    for span in spans.itertuples():
+        busy += max(0.0, span.end - max(span.start, until))
+        until = max(until, span.end)
+        at_once = max(at_once, int(((spans.start <= span.start) & (spans.end > span.start)).sum()))
+    return {"part": part, "results": len(spans), "minutes": round(busy / 60, 2),
+            "side_by_side": at_once, "peak_memory_mb": spans.peak_memory_mb.max()}
+
+
+def write_records(profile_name: str) -> None:
+    """Write costs.csv and claims.csv beside the run's tables, which are published with them."""
+    records = {"costs": costs(profile_name), "claims": claims.table(profiles.get(profile_name))}
+    for name, frame in records.items():
+        frame.to_csv(paths.profile_dir(profile_name) / f"{name}.csv", index=False)
+
+
+# The blocks: each gives its Markdown.
+
+
+def key_figure() -> str:
+    return f"![{_alt(KEY_FIGURE)}](figures/{KEY_FIGURE}.png)"
+
+
+def headline() -> str:
+    """PO without PD and with it, in a sentence."""
+    table = _published("main_table_ci").set_index(["method", "prompt_decouple", "split", "metric"])
+
+    def rate(prompt_decouple: int, metric: str) -> str:
+        row = table.loc["po", prompt_decouple, "generality", metric] * 100
+        return f"{row.value:.0f} % [{row.low:.0f}, {row.high:.0f}]"
+
+    return (f"Here, on held-out pictures and wordings, a model that was taught to refuse (PO) "
+            f"refuses {rate(0, 'rr')} of the harmful questions, and "
+            f"**{rate(0, 'sarr')} of the same questions about safe pictures** get no meaningful "
+            f"answer. With PD it refuses {rate(1, 'rr')}, and **{rate(1, 'sarr')}** get none. In "
+            "brackets: 95 % intervals.")
+
+
+def cost() -> str:
+    table = _published("costs").set_index("part")
+    shown = pd.DataFrame({
+        "results": table.results, "minutes": table.minutes.map("{:.1f}".format),
+        "side by side": table.side_by_side,
+        "largest process": [_gigabytes(size) for size in table.peak_memory_mb]})
+    whole = table.loc["all"]
+    said = (f"The published run took **{whole.minutes:.0f} minutes** after the install, with at "
+            f"most {whole.side_by_side:.0f} processes at work at a time, none larger than "
+            f"{_gigabytes(whole.peak_memory_mb)}.")
+    return f"{said}\n\n{_folded('Part by part', tables.markdown(shown, 'Part'))}"
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text.strip()}\n\n</details>"
+
+
+def _gigabytes(megabytes: float) -> str:
+    return "" if pd.isna(megabytes) else f"{megabytes / 1000:.1f} GB"
+
+
+def main_table() -> str:
+    """Ours, with the paper's rows between, each number with its interval and n."""
+    table = tables.wide_beside_paper(tables.ours_beside_paper(_published("main_table_ci")))
+    small = re.compile(r"^(\S+) \[(\S+), (\S+)\] n=(\d+)$")
+    table = table.map(lambda cell: small.sub(r"\1<br><sub>\2–\3, n=\4</sub>", cell))
+    label = f"**Ours: {tables.STAND_IN}.** Paper: LLaVA-1.5-7B, {tables.SECOND_HAND}."
+    return f"{label}\n\n{tables.markdown(table).strip()}\n\n{tables.NOTE}."
+
+
+def claims_made() -> str:
+    table = _published("claims")
+    held = {kind: rows.holds for kind, rows in table.groupby("kind")}
+    said = "; ".join(f"{kind}s that hold: {rows.sum()} of {len(rows)}"
+                     for kind, rows in held.items())
+    missed = [f"- chapter {row.chapter[:2]}, {row.kind}: {row.claim} ({row.shown})"
+              for row in table[~table.holds].itertuples()]
+    said = f"{said[:1].upper()}{said[1:]}."
+    return "\n".join([f"{said} Those that do not:\n", *missed] if missed else [said])
+
+
+def figures() -> str:
+    """Every figure with its chapter, and what that chapter costs from nothing."""
+    lines = ["| Figure | Chapter | Minutes | What it shows |", "| --- | --- | ---: | --- |"]
+    for notebook in chapters.find():
+        minutes = _minutes(notebook)
+        for name in chapters.figure_names(chapters.read(notebook)):
+            about = re.split(r"(?<=[.!?]) (?=[A-Z])", _alt(name))[0].replace("|", "\\|")
+            lines.append(f"| [`{name}`](figures/{name}.png) | [{notebook.stem}]"
+                         f"(notebooks/{notebook.name}) | {minutes:.1f} | {about} |")
+    return "\n".join(lines)
+
+
+def _minutes(notebook: Path) -> float:
+    steps = experiments.steps(profiles.get(PUBLISHED), [chapters.number(notebook)], jobs=1)
+    parts = [step.name.split(":")[0] for step in steps] + [f"notebook {notebook.stem}"]
+    return _published("costs").set_index("part").minutes[parts].sum()
+
+
+def hours() -> str:
+    """What the cost model expects of the real profiles: all steps of one, on one GPU."""
+    real = [profile for profile in profiles.PROFILES.values() if profile.real]
+    lines = [f"| Expected hours, one GPU | {' | '.join(profile.name for profile in real)} |",
+             "| --- |" + " ---: |" * len(real)]
+    for gpu in map(gpus.named, SHOWN_GPUS):
+        totals = [estimate.costs(profile, gpu).total for profile in real]
+        cells = [f"{total.seconds / 3600:.0f}" if total.memory < gpu.memory * GIB else "too small"
+                 for total in totals]
+        lines.append(f"| {gpu.name} | {' | '.join(cells)} |")
+    peaks = [max(line.memory for line in estimate.costs(profile, None).lines
+                 if line.step.startswith("unlearning")) for profile in real]
+    needs = " and ".join(f"{peak / GIB:.0f} GiB ({profile.name})"
+                         for peak, profile in zip(peaks, real, strict=True))
+    return "\n".join([*lines, "", f"Training takes {needs}; as many answers are generated at once "
+                      "as the GPU then has room for. Several GPUs divide the hours of the runs."])
+
+
+def tree() -> str:
+    """The notebooks with their titles, and lib, folded, with its words for each file."""
+    titles = {path.name: _title(path) for path in chapters.find()}
+    words = {_place(name): words for name, words in
+             re.findall(r"^    ([\w/]+)  +(.+)$", lib.__doc__, re.MULTILINE)}
+    return "\n\n".join([_listing("notebooks", titles),
+                        _folded("lib, in the order in which data flows", _listing("lib", words))])
+
+
+def _place(name: str) -> str:
+    return f"{name}.py" if (paths.ROOT / "lib" / f"{name}.py").exists() else f"{name}/__init__.py"
+
+
+def _listing(folder: str, files: dict[str, str]) -> str:
+    width = max(map(len, files), default=0)
+    lines = [f"{folder}/", *(f"    {name:<{width}}  {words}" for name, words in files.items())]
+    return "\n".join(["```text", *lines, "```"])
+
+
+def _title(notebook: Path) -> str:
+    heading = chapters.read(notebook).cells[0].source.splitlines()[0]
+    return re.sub(r"^#\s*(\d+\s*[·.:]?\s*)?", "", heading)
+
+
+def _published(name: str) -> pd.DataFrame:
+    return pd.read_csv(paths.PUBLISHED_FIGURES / f"{name}.csv")
+
+
+def _alt(name: str) -> str:
+    known = json.loads((paths.PUBLISHED_FIGURES / "alt.json").read_text(encoding="utf-8"))
+    return known[name].replace("[", "(").replace("]", ")")
+
+
+BLOCKS = {"key figure": key_figure, "headline": headline, "cost": cost, "main table": main_table,
+          "claims": claims_made, "figures": figures, "tree": tree, "hours": hours}
+
+if __name__ == "__main__":
+    refresh()

@@ -1,0 +1,269 @@
+"""Specificity as the paper names it: seven public benchmarks, run by lmms-eval (an extra).
+
+lmms-eval is called as its documentation says, `python -m lmms_eval`, one benchmark at a time, so
+that a killed or failed one costs no other. What it writes is read back as numbers from 0 to 1.
+Its package asks for versions of its own: SAFEERASER_LMMS_PYTHON may name another Python that has
+it. Four of its habits (version 0.7.3) are guarded against here: it exits with 0 when an evaluation
+failed; an answer that could not be generated, or not judged, counts as a wrong one, noted only in
+its log; it writes the variable HF_TOKEN into that log; and it goes on without its parent.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from packaging.version import Version
+
+from lib.base.missing import Missing
+
+LOG = "log.txt"
+# What lmms-eval logs instead of stopping; an error's own text may be of several lines.
+LOST = re.compile(r" in generating(?=\x1b|\s*$)|^(?!.*max trials).*failed to get a score",
+                  re.MULTILINE)
+OLDEST = "0.7.3"  # the version that was tried
+MODEL = "llava_hf"
+VERSION = "import importlib.metadata as m; print(m.version('lmms_eval'))"
+LOADS = f"from lmms_eval.models import get_model; get_model('{MODEL}')"
+# `-m lmms_eval`, in a process that the kernel kills with its parent (PR_SET_PDEATHSIG, SIGKILL):
+# it would hold the GPU for hours.
+START = ("import ctypes, runpy; ctypes.CDLL(None).prctl(1, 9); "
+         "runpy.run_module('lmms_eval', run_name='__main__', alter_sys=True)")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of the paper, its task and metric in lmms-eval; `top` is the metric's best."""
+
+    name: str
+    task: str
+    metric: str
+    questions: int  # as its authors count them; what was asked is in the result
+    top: float = 1.0
+    judged: bool = False  # by a model behind an OpenAI key
+
+
+# Task and metric: lmms_eval/tasks of version 0.7.3. Split, and accuracy or F1, are not known to us
+# from the paper: the splits are those with public answers. MM-Vet asks a judge about each answer.
+# MMBench's usual task, mmbench_en_dev, asks one about answers in which its rules find no letter,
+# and draws one at random when the judge fails; mmbench_en_dev_static has rules only.
+BENCHMARKS = (
+    Benchmark("GQA", "gqa", "exact_match", 12_578),
+    Benchmark("VizWiz", "vizwiz_vqa_val", "exact_match", 4_319),
+    Benchmark("ScienceQA", "scienceqa_img", "exact_match", 2_017),
+    Benchmark("VQA", "vqav2_val", "exact_match", 214_354),
+    Benchmark("POPE", "pope", "pope_accuracy", 9_000),
+    Benchmark("MM-Vet", "mmvet", "gpt_eval_score", 218, 100, judged=True),
+    Benchmark("MMBench", "mmbench_en_dev_static", "gpt_eval_score", 4_329, 100),
+)
+
+
+class HarnessError(RuntimeError):
+    """lmms-eval failed, or wrote what cannot be read; says what to do."""
+
+
+def named(names: str) -> tuple[Benchmark, ...]:
+    """The benchmarks of a list of names with commas between, or "all"; none for "".
+
+    In the paper's order, whatever the list's. Raises ValueError, listing the known names.
+    """
+    wanted = [name.strip() for name in names.split(",")] if names.strip() else []
+    known = {each.name.lower(): each for each in BENCHMARKS}
+    if unknown := [name for name in wanted if name.lower() not in {*known, "all"}]:
+        raise ValueError(f"There is no benchmark {', '.join(map(repr, unknown))}; known: all, "
+                         f"{', '.join(each.name for each in BENCHMARKS)}.")
+    chosen = {name.lower() for name in wanted}
+    return tuple(each for name, each in known.items() if chosen & {name, "all"})
+
+
+def measure(checkpoint: Path, output: Path, benchmarks: Sequence[Benchmark] = BENCHMARKS,
+            dtype: str = "bfloat16", device: str = "cuda",
+            report: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
+    """Run the benchmarks on a model folder (`merged.save_merged`).
+
+    Each writes below `output`; those that have results there are not run again. Returns a row per
+    benchmark: benchmark, value (0 to 1), stderr and n (questions; both None if not given).
+    Raises HarnessError after all others have run if one failed.
+    """
+    check(benchmarks)
+    failures = []
+    for number, benchmark in enumerate(benchmarks, start=1):
+        report(f"benchmark {number} of {len(benchmarks)}: {benchmark.name}")
+        try:
+            if _finished(output / benchmark.task, benchmark) is None:
+                _run(checkpoint, output / benchmark.task, benchmark, dtype, device)
+        except HarnessError as error:
+            failures.append(str(error))
+    if failures:
+        raise HarnessError("\n".join(failures))
+    return read(output, benchmarks)
+
+
+def check(benchmarks: Sequence[Benchmark] = BENCHMARKS) -> None:
+    """Raise Missing unless lmms-eval can load its model and has the key that its judges need."""
+    version()
+    if said := _failure(_python(), LOADS):
+        raise Missing(f"lmms-eval cannot load {MODEL} in {_python()}: {said}")
+    judged = [benchmark.name for benchmark in benchmarks if benchmark.judged]
+    if judged and not os.environ.get("OPENAI_API_KEY"):
+        raise Missing(f"{' and '.join(judged)} asks a model behind an OpenAI key about each answer:"
+                      " set OPENAI_API_KEY (and MODEL_VERSION to name the model), or leave this "
+                      "benchmark out. Without the key lmms-eval would count zeros.")
+
+
+def version() -> str:
+    """lmms-eval's version. Raises Missing, with what to do, if it is not there or an older one."""
+    found = _version(_python())
+    if found is None or Version(found) < Version(OLDEST):
+        raise Missing(
+            f"Specificity at this profile needs lmms-eval {OLDEST} or newer, and {_python()} has "
+            f"{found or 'none'}: pip install -e \".[lmms]\", or install it into an environment of "
+            "its own and set SAFEERASER_LMMS_PYTHON to that environment's python.")
+    return found
+
+
+@cache
+def _version(python: str) -> str | None:
+    asked = subprocess.run([python, "-c", VERSION], capture_output=True, text=True)
+    return asked.stdout.strip() or None
+
+
+@cache
+def _failure(python: str, code: str) -> str:
+    """The last line of what a Python says when it cannot run this; empty if it can."""
+    tried = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    return (tried.stderr.strip().splitlines() or ["no word"])[-1] if tried.returncode else ""
+
+
+def read(output: Path, benchmarks: Sequence[Benchmark] = BENCHMARKS) -> pd.DataFrame:
+    """The table of what lies below `output`; raises HarnessError, naming what is missing."""
+    found = {each: result(output / each.task, each) for each in benchmarks}
+    missing = [each.name for each, row in found.items() if row is None]
+    if missing:
+        raise HarnessError(f"There are no results of {', '.join(missing)} in {output}: run these "
+                           "benchmarks, or leave them out.")
+    return pd.DataFrame([{"benchmark": each.name, **row} for each, row in found.items()])
+
+
+def per_answer(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows for `metrics.per_answer`: specificity is the mean over benchmarks, as in the paper.
+
+    A benchmark takes the place of a record, so an interval is one over benchmarks.
+    """
+    return pd.DataFrame({"split": "generality", "metric": "specificity",
+                         "record": "benchmark/" + table.benchmark, "category": table.benchmark,
+                         "value": table.value.astype(float)})
+
+
+def result(folder: Path, benchmark: Benchmark) -> dict | None:
+    """value, stderr and n of the newest result in a folder; None if there is none.
+
+    lmms-eval names its file `<model>/<date>_results.json`, older ones `results.json`; other
+    programs' files end alike, so only one that holds this task counts.
+    """
+    for path in sorted(folder.rglob("*results.json"), key=os.path.getmtime, reverse=True):
+        found = _read(path)
+        numbers = _dict(_dict(found, "results"), benchmark.task)
+        if numbers:
+            return _row(numbers, found, benchmark, path)
+    return None
+
+
+def _row(numbers: dict, found: dict, benchmark: Benchmark, path: Path) -> dict:
+    if _dict(found, "config").get("limit"):
+        raise HarnessError(f"{path} holds {benchmark.name} on a part of its questions (--limit): "
+                           "remove it and run the benchmark again.")
+    value = _number(numbers, benchmark.metric)
+    if value is None or not 0 <= value <= benchmark.top:
+        raise HarnessError(f"{path} holds no {benchmark.metric} of {benchmark.name} between 0 and "
+                           f"{benchmark.top:g} (there: {', '.join(map(str, numbers))}): remove it "
+                           "and run the benchmark again.")
+    stderr = _number(numbers, f"{benchmark.metric}_stderr")
+    counted = _dict(_dict(found, "n-samples"), benchmark.task).get("effective")
+    n = counted if counted is not None else numbers.get("samples")
+    return {"value": value / benchmark.top, "n": n if isinstance(n, int) else None,
+            "stderr": None if stderr is None else stderr / benchmark.top}
+
+
+def _number(numbers: dict, metric: str) -> float | None:
+    """The metric's value under "metric,filter" (or "metric" alone); the first filter's."""
+    for key, value in numbers.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key.split(",")[0] == metric and is_number and math.isfinite(value):
+            return float(value)
+    return None
+
+
+def _read(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # cut off when it was killed
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _dict(found: dict, key: str) -> dict:
+    value = found.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def command(checkpoint: Path, output: Path, benchmark: Benchmark, dtype: str,
+            device: str) -> list[str]:
+    """What is run; lmms-eval splits its arguments at commas, so no path may hold one."""
+    for path in (checkpoint, output):
+        if set(str(path)) & set(",=\"'{}[]"):
+            raise HarnessError(f"lmms-eval cannot take the path {path}: use one without commas, "
+                               "equals signs, quotes and brackets (SAFEERASER_RUNS moves it).")
+    # device_map: lmms-eval's own default is "", which transformers 5 does not take.
+    model = {"pretrained": checkpoint, "dtype": dtype, "device": device, "device_map": device,
+             "trust_remote_code": False}
+    return [_python(), "-c", START, "--model", MODEL,
+            "--model_args", ",".join(f"{name}={value}" for name, value in model.items()),
+            "--tasks", benchmark.task, "--batch_size", "1", "--output_path", str(output)]
+
+
+def _run(checkpoint: Path, output: Path, benchmark: Benchmark, dtype: str, device: str) -> None:
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    log = output / LOG
+    with log.open("wb") as file:  # not our own output: it may quote what a model said
+        done = subprocess.run(command(checkpoint, output, benchmark, dtype, device), stdout=file,
+                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                              env=_environment())
+    if lost := _lost(output):
+        raise HarnessError(f"{benchmark.name}: the model or the judge failed on {lost} questions, "
+                           f"which lmms-eval counts as wrong. The reasons are in {log}.")
+    if done.returncode or result(output, benchmark) is None:
+        raise HarnessError(f"{benchmark.name} gave no result (lmms-eval exited with "
+                           f"{done.returncode}). What it said is in {log}.")
+
+
+def _finished(output: Path, benchmark: Benchmark) -> dict | None:
+    return None if _lost(output) else result(output, benchmark)
+
+
+def _lost(output: Path) -> int:
+    """How many answers lmms-eval lost, by its log."""
+    log = output / LOG
+    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return len(LOST.findall(said))
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with HF_TOKEN under the hub's other name for it: lmms-eval logs the first."""
+    found = dict(os.environ)
+    if token := found.pop("HF_TOKEN", None):
+        found["HUGGING_FACE_HUB_TOKEN"] = token
+    return found
+
+
+def _python() -> str:
+    return os.environ.get("SAFEERASER_LMMS_PYTHON") or sys.executable

@@ -1,0 +1,1 @@
+"""Terms, methods, steps, train: the paper."""

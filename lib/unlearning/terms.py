@@ -1,0 +1,138 @@
+"""The terms of the losses: which answers each one reads, and how its number comes from them.
+
+Unlearning asks for four kinds of answers (KINDS). A `Term` is one line of TERMS. Whatever has to
+know what a term reads (the rows of a step, the shares of a lot, the cost of a run) asks it.
+Every NLL (negative log-likelihood, nats) is the mean over an answer's tokens, then over answers.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lib.model.likelihood import per_answer, token_nll
+
+KINDS = {  # of answers
+    "forget": "harmful answer, harmful image",
+    "refusal": "refusal, harmful image",
+    "retain": "normal answers of the retain set",
+    "prompt_decouple": "normal answer to the harmful set's query, safe image",
+}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model gave for some answers; a term makes one number of it.
+
+    logits: [tokens, vocabulary]; targets: [tokens]; answers: [tokens], of each token the place of
+    its answer in `kinds`; kinds: one per answer; original: the logits of the model before
+    unlearning, for terms that need them.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    answers: Tensor
+    kinds: Sequence[str]
+    original: Tensor | None = None
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """NLL of each token."""
+        return token_nll(self.logits, self.targets)
+
+    @cached_property
+    def each(self) -> Tensor:
+        """NLL of each answer."""
+        return per_answer(self.tokens, self.answers, len(self.kinds))
+
+    def of(self, reads: Iterable[str]) -> Tensor:
+        """Which tokens belong to answers of these kinds: [tokens], true or false."""
+        chosen = [kind in reads for kind in self.kinds]
+        return torch.tensor(chosen, device=self.answers.device)[self.answers]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One line of TERMS: the kinds of answers it reads, and its number (a scalar) from `Said`.
+
+    needs_original: `value` is given `Said.original`, and only the answers that the term reads.
+    pools_tokens: a mean over all tokens alike, where the others are means over answers.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    value: Callable[[Said], Tensor]
+    meaning: str
+    needs_original: bool = False
+    pools_tokens: bool = False
+
+
+def answer_nll(kind: str) -> Term:
+    """The term that is the NLL of one kind of answers."""
+
+    def value(said: Said) -> Tensor:
+        return said.each[[i for i, of in enumerate(said.kinds) if of == kind]].mean()
+
+    return Term(kind, (kind,), value, KINDS[kind])
+
+
+def kl(original: Tensor, current: Tensor, answers: Tensor, count: int) -> Tensor:
+    """KL(original || current) in nats: mean over an answer's tokens, then over answers.
+
+    original, current: logits [tokens, vocabulary], answers: [tokens] -> scalar. The official code
+    (forget.py) takes it over the questions' and the image's positions as well.
+
+    >>> even, sure = torch.zeros(1, 2), torch.tensor([[0.0, 1.0986123]])  # 1/2, 1/2; 1/4, 3/4
+    >>> round(kl(even, sure, torch.tensor([0]), 1).item(), 4)  # (ln 2 + ln 2/3) / 2
+    0.1438
+    """
+    return per_answer(token_kl(original, current), answers, count).mean()
+
+
+def token_kl(original: Tensor, current: Tensor) -> Tensor:
+    """KL(original || current) of each token, nats. Logits: [tokens, vocabulary] -> [tokens]."""
+    return functional.kl_div(current.float().log_softmax(-1), original.float().log_softmax(-1),
+                             reduction="none", log_target=True).sum(-1)
+
+
+TERMS = {term.name: term for term in (
+    answer_nll("forget"),
+    answer_nll("refusal"),
+    answer_nll("retain"),
+    Term("kl", ("retain",),
+         lambda said: kl(said.original, said.logits, said.answers, len(said.kinds)),
+         "the original model's distribution on the retain answers", needs_original=True),
+    answer_nll("prompt_decouple"),
+    Term("refusal_and_retain", ("refusal", "retain"),
+         lambda said: said.tokens[said.of(("refusal", "retain"))].mean(),
+         "refusal and retain answers as one batch, every token alike", pools_tokens=True),
+)}
+
+
+def reads(names: Iterable[str]) -> set[str]:
+    """The kinds of answers that these terms read.
+
+    >>> sorted(reads({"forget": -1.0, "kl": 1.0}))
+    ['forget', 'retain']
+    """
+    return {kind for name in names for kind in TERMS[name].reads}
+
+
+def from_logits(said: Said) -> dict[str, Tensor]:
+    """Every term without `needs_original` of which some answers are there: name -> scalar."""
+    there = set(said.kinds)
+    return {name: term.value(said) for name, term in TERMS.items()
+            if not term.needs_original and there.intersection(term.reads)}
+
+
+def total(terms: Mapping[str, Tensor], row: Mapping[str, float]) -> Tensor:
+    """The weighted sum of the terms in the row. Every term of the row must be there.
+
+    >>> terms = {"forget": torch.tensor(3.0), "retain": torch.tensor(0.5)}
+    >>> total(terms, {"forget": -1.0, "retain": 1.0}).item()
+    -2.5
+    """
+    return sum(weight * terms[name] for name, weight in row.items())

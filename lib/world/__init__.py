@@ -1,0 +1,1 @@
+"""IconWorld: things, words and wordings; pictures; the dataset folder that it writes."""
