@@ -21,24 +21,6 @@ from lib.base.paths import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = {canonicalize_name(name): version for name, version in re.findall(
     r"^([\w.-]+)==([\w.]+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)}
-MODULES = re.findall(r"^    ([\w/]+)  ", lib.__doc__, re.MULTILINE)
-PACKAGES = [path.parent.relative_to(ROOT / "lib") for path in (ROOT / "lib").rglob("__init__.py")]
-
-
-def _files():
-    """Return lib's modules as "costs/gpus"; a package counts by its name if it holds code."""
-    for path in (ROOT / "lib").rglob("*.py"):
-        name = path.relative_to(ROOT / "lib").with_suffix("").as_posix()
-        if path.stem == "__init__":
-            only_words = len(ast.parse(path.read_text()).body) == 1
-            name = "" if only_words else path.parent.relative_to(ROOT / "lib").as_posix()
-        if name and path.stem != "__main__":
-            yield name
-
-
-FILES = sorted(_files())
-
-
 def tracked():
     """Return the files of the repository, or of the folder where there is no git."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
@@ -46,34 +28,9 @@ def tracked():
     return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
-def test_the_contents_of_lib_list_every_file_once():
-    assert sorted(MODULES) == FILES
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_nothing_in_lib_imports_from_further_down_the_list(name):
-    later = MODULES[MODULES.index(name):]
-    path = ROOT / "lib" / f"{name}.py"
-    path = path if path.exists() else ROOT / "lib" / name / "__init__.py"
-    imported = set(_imported(ast.parse(path.read_text())))
-    assert not imported & set(later)
-
-
 def test_every_package_of_lib_is_installed():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert sorted(listed) == sorted(".".join(("lib", *folder.parts)) for folder in PACKAGES)
-
-
-def _imported(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and re.match(r"lib\b", node.module or ""):
-            found = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for name in found:  # "lib.scale.gpus.named" is a name in the module "costs/gpus"
-            parts = name.split(".")[1:] if name.startswith("lib.") else []
-            modules = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
-            yield from [module for module in modules if module in FILES][:1]
+    assert listed == ["lib", *(f"lib.{folder}" for folder in lib.FOLDERS)]
 
 
 @pytest.mark.parametrize("line", needed(test=True))

@@ -4,11 +4,10 @@ A dataset is a folder with `all_train.json` and `all_val.json` (lists of records
 `prompt.json` (`{"idk": [refusal, ...]}`), the pictures, and optionally `specificity.json`. Both
 spellings in use are read: `image_path` or `image_id`, `Prediction` or `Answer` (`Prediction` where
 both are there, as in the official code); paths may begin with "dataset/", as seen from the folder
-around. `python -m lib.data.dataset check PATH` tells what is wrong with a folder.
+around. `python -m lib.data check PATH` tells what is wrong with a folder.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from lib.base import paths
@@ -35,7 +34,7 @@ __all__ = ["CATEGORIES", "NEIGHBOURS", "SETS", "Dataset", "DatasetError", "Pair"
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line: 0 if the folder can be used, 1 if it has problems (2: wrong usage)."""
-    parser = argparse.ArgumentParser("python -m lib.data.dataset")
+    parser = argparse.ArgumentParser("python -m lib.data")
     parser.add_argument("check", choices=["check"], metavar="check",
                         help="tell the problems, or the counts")
     parser.add_argument("PATH", help="the folder with all_train.json")
@@ -54,7 +53,3 @@ def main(arguments: list[str] | None = None) -> int:
     if dataset.left_out:
         print(write_list(dataset.left_out, given.list, dataset.root))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

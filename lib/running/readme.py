@@ -4,6 +4,7 @@
 between `<!-- its name: generated -->` and `<!-- end -->`.
 """
 
+import ast
 import json
 import re
 from datetime import datetime
@@ -210,16 +211,20 @@ def hours() -> str:
 
 
 def tree() -> str:
-    """The notebooks with their titles, and lib, folded, with its words for each file."""
+    """The notebooks with their titles, and lib's folders with theirs; folded, each file's."""
     titles = {path.name: _title(path) for path in chapters.find()}
-    words = {_place(name): words for name, words in
-             re.findall(r"^    ([\w/]+)  +(.+)$", lib.__doc__, re.MULTILINE)}
-    return "\n\n".join([_listing("notebooks", titles),
-                        _folded("lib, in the order in which data flows", _listing("lib", words))])
+    folders = {f"{name}/": _about(paths.ROOT / "lib" / name / "__init__.py")
+               for name in lib.FOLDERS}
+    files = {f"{name}/{path.name}": _about(path) for name in lib.FOLDERS
+             for path in sorted((paths.ROOT / "lib" / name).glob("[a-z]*.py"))}
+    return "\n\n".join([_listing("notebooks", titles), _listing("lib", folders),
+                        _folded("lib, file by file", _listing("lib", files))])
 
 
-def _place(name: str) -> str:
-    return f"{name}.py" if (paths.ROOT / "lib" / f"{name}.py").exists() else f"{name}/__init__.py"
+def _about(module: Path) -> str:
+    """The first sentence of a module's docstring."""
+    words = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
+    return re.split(r"(?<=[.:]) |\.$|\n\n", words.replace("\n", " "))[0].rstrip(".:")
 
 
 def _listing(folder: str, files: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 """What a run at a real profile costs: tokens, FLOPs, GPU memory, disk and hours of every step.
 
-    python -m lib.costs --profile llava-7b [--gpu h100]    the table, and what does not fit
-    python -m lib.costs --explain                          what it assumes
+    python -m lib.scale.estimate --profile llava-7b [--gpu h100]    the table, and what does not fit
+    python -m lib.scale.estimate --explain                          what it assumes
 
 Nothing is loaded or downloaded for it: sizes of the model from `shapes`, of the data from the
 folder or as assumed, arithmetic from `arithmetic`, speed from `gpus` times an assumed utilisation.
@@ -80,7 +80,7 @@ class Costs:
                 f"{'disk GiB':>10}{'hours':>8}")
         said = [f"Expected costs of {self.profile.name}, {where}", head,
                 *map(_shown, [*self.lines, self.total]),
-                "python -m lib.costs --explain prints what this assumes.", *self.problems]
+                "python -m lib.scale.estimate --explain prints what this assumes.", *self.problems]
         return "\n".join(said)
 
 
@@ -299,7 +299,7 @@ def explain() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m lib.costs", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("python -m lib.scale.estimate", description=__doc__.split("\n")[0])
     parser.add_argument("--profile", default="llava-7b")
     parser.add_argument("--gpu", help=f"one of {', '.join(gpus.KNOWN)} (default: this machine's)")
     parser.add_argument("--explain", action="store_true", help="print what is assumed")
@@ -315,3 +315,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     return 0
 
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """The methods: each is one line, a loss as weights of terms, without and with Prompt Decouple (PD).
 
-`python -m lib.unlearning.methods` prints them.
+`python -m lib.unlearning` prints them.
 """
 
 from collections.abc import Mapping
@@ -101,7 +101,3 @@ def main() -> None:
         print(f"{title}\n{table(rows).to_string(na_rep='.')}\n")
     for term in TERMS.values():
         print(f"{term.name}: {term.meaning}")
-
-
-if __name__ == "__main__":
-    main()
