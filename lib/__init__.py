@@ -21,7 +21,7 @@ class _Moved(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name in MOVED:
             raise ModuleNotFoundError(f"{name} is {MOVED[name]} now: python -m {MOVED[name]}")
-        return None
+        return
 
 
 sys.meta_path.append(_Moved())  # asked last, so only for what is not there

@@ -1,6 +1,5 @@
 """Files that say what the project is and needs: they agree with each other and with lib."""
 
-import ast
 import os
 import re
 import shutil

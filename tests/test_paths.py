@@ -26,4 +26,4 @@ def test_an_environment_variable_moves_all_results(monkeypatch, tmp_path, reason
 
 def test_the_root_is_the_folder_that_holds_lib_and_tests():
     assert Path(__file__).parent == paths.ROOT / "tests"
-    assert (paths.ROOT / "lib" / "paths.py").is_file()
+    assert (paths.ROOT / "lib" / "base" / "paths.py").is_file()

@@ -83,7 +83,7 @@ def test_no_file_that_arrives_leaves_its_folder(tmp_path, name):
 
 
 def test_a_node_that_lacks_torch_can_say_so():
-    code = "import sys; sys.modules['torch'] = None; from lib.running.engines import ray_nodes"
+    code = "import sys; sys.modules['torch'] = None; from lib.scale import ray_nodes"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

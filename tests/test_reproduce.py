@@ -62,12 +62,13 @@ def digest(data):
 
 
 def make_repository(folder):
-    (folder / "lib").mkdir(parents=True)
+    for part in ("base", "running"):
+        (folder / "lib" / part).mkdir(parents=True)
     shutil.copy(ROOT / "reproduce.sh", folder)
     shutil.copytree(ROOT / ".ci", folder / ".ci")
-    for name in ("__init__.py", "environment.py"):
-        shutil.copy(ROOT / "lib" / name, folder / "lib")
-    (folder / "lib" / "pipeline.py").write_text(STUB)
+    for name in ("__init__.py", "base/__init__.py", "base/environment.py"):
+        shutil.copy(ROOT / "lib" / name, folder / "lib" / name)
+    (folder / "lib" / "running" / "pipeline.py").write_text(STUB)
     (folder / "pyproject.toml").write_text(
         '[project]\ndependencies = ["toy>=1"]\n[project.optional-dependencies]\ntest = []\n'
         'ray = ["toy>=1"]\n')
@@ -242,7 +243,8 @@ def test_a_torch_that_is_new_enough_is_kept_when_other_packages_are_missing(
     lock.write_text(lock.read_text() + "torch==2.13.0\n")
     project = repository / "pyproject.toml"
     project.write_text(project.read_text().replace('"toy>=1"', '"toy>=1", "torch>=2.11"'))
-    (repository / "lib" / "pipeline.py").write_text("import toy, torch; print(torch.__file__)")
+    (repository / "lib" / "running" / "pipeline.py").write_text(
+        "import toy, torch; print(torch.__file__)")
     result = call(repository, bare, wheels)
     assert result.stdout.strip() == str(site_of_torch / "torch" / "__init__.py"), result.stderr
     assert f"The torch of the active environment is used: {site_of_torch}" in result.stderr

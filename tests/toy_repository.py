@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nbformat import v4, write
 
-import lib
+from lib import running
 from lib.base import paths
 from lib.running import pipeline
 from tests import toy_steps
@@ -59,7 +59,7 @@ def make(root: Path, *sources: str) -> Path:
     """Make the repository at `root`, both chapters with these sources."""
     shutil.copytree(paths.ROOT / "lib", root / "lib",
                     ignore=shutil.ignore_patterns("experiments.py", "__pycache__"))
-    shutil.copy(toy_steps.__file__, root / "lib" / "experiments.py")
+    shutil.copy(toy_steps.__file__, root / "lib" / "running" / "experiments.py")
     for name in ("00_first", "01_second"):
         notebook(root / "notebooks" / f"{name}.ipynb", *sources)
     return root
@@ -91,7 +91,7 @@ class Toy:
         self.monkeypatch.setattr(paths, "PUBLISHED_FIGURES", root / "figures")
         self.monkeypatch.delenv("SAFEERASER_RUNS", raising=False)
         self.monkeypatch.setitem(sys.modules, "lib.running.experiments", toy_steps)
-        self.monkeypatch.setattr(lib, "experiments", toy_steps, raising=False)
+        self.monkeypatch.setattr(running, "experiments", toy_steps, raising=False)
         return root
 
     def run(self, *options: str) -> Result:
