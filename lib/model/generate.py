@@ -14,10 +14,8 @@ from lib.model.llava import llava
 from lib.model.packing import Features
 from lib.model.prompts import encode, prompt
 from lib.model.settings import Evaluation
-from lib.scale import arithmetic, shapes
 
-ON_A_CPU = 16  # answers at once, where the number is left open
-USABLE = 0.9  # of a GPU's free memory: the rest is lost in gaps
+ON_A_CPU, ON_A_GPU = 16, 128  # answers at once, to begin with, where the number is left open
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ def answer(model, processor, features: Features, queries: Sequence[Query], setti
                for query in queries]
     # Like lengths side by side; pictures and texts apart, since one forward takes either.
     order = sorted(range(len(queries)), key=lambda i: (queries[i].image is None, len(prompts[i])))
-    size = settings.batch or at_once(model, max(map(len, prompts), default=0), settings)
+    at_once = ON_A_CPU if llava(model).device.type == "cpu" else ON_A_GPU
+    size = settings.batch or at_once
     waiting, answers = _parts(order, queries, size), {}
     while waiting:
         part = waiting.pop(0)
@@ -65,17 +64,6 @@ def answer(model, processor, features: Features, queries: Sequence[Query], setti
         keep(fresh)
         report(len(answers))
     return [answers[i] for i in range(len(queries))]
-
-
-def at_once(model, longest: int, settings: Evaluation) -> int:
-    """How many answers to prompts of at most `longest` tokens the GPU has room for at once."""
-    whole = llava(model)
-    if whole.device.type != "cuda":
-        return ON_A_CPU
-    free, _ = torch.cuda.mem_get_info(whole.device)
-    held = torch.cuda.memory_reserved(whole.device) - torch.cuda.memory_allocated(whole.device)
-    return arithmetic.answers_at_once(shapes.from_config(whole.config), USABLE * (free + held),
-                                      longest, settings.max_new_tokens, whole.dtype.itemsize)
 
 
 def _halves(part: list[int]) -> tuple[list[int], list[int]]:

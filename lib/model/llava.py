@@ -35,7 +35,6 @@ from lib.model import check as model_check
 from lib.model import finite
 from lib.model.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, read_processor
 from lib.model.settings import CPU, Architecture, Runtime
-from lib.scale import sources
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's to change
@@ -102,13 +101,12 @@ def save(model, processor, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def load(source: str | Path, runtime: Runtime = CPU) -> tuple:
-    """A model in evaluation mode and its processor, from a folder in LLaVA's format or the hub.
+def load(folder: str | Path, runtime: Runtime = CPU) -> tuple:
+    """A model in evaluation mode and its processor, from a folder in LLaVA's format.
 
     Raises Missing where there is none that can be used (`model_check`), or no GPU or memory for it;
     ValueError for one whose weights are not all there, or not of its sizes; NotFinite for NaN.
     """
-    folder = sources.folder(source)
     if wrong := model_check.check(folder):
         raise Missing(" ".join(wrong))
     device, dtype = device_of(runtime), dtype_of(runtime)

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lib.base.extras import scale
 from lib.data.pictures import open_image
 from lib.model.finite import NotFinite, is_finite
 from lib.model.llava import llava, tower_features
 from lib.model.prompts import PromptError, encode, image_tokens, prompt
-from lib.scale import attention
+
+BLOCK = 128  # tokens per side of a block, FlexAttention's default
+BY_BLOCKS = "sdpa_or_blocks"  # the name of the attention that skips what is not seen
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Batch:
         """
         kept = self.segments >= 0
         rows = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept)
-        filler = -int(kept.sum()) % attention.BLOCK
+        filler = -int(kept.sum()) % BLOCK
 
         def line(values: Tensor, fill: int) -> Tensor:
             return functional.pad(values[kept], (0, filler), value=fill)[None]
@@ -228,12 +231,18 @@ def _padded(lists: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
     return torch.tensor([[*items, *[value] * (length - len(items))] for items in lists])
 
 
+def skips_blocks(model) -> bool:
+    """Whether packed rows go through FlexAttention (`lib/scale/attention.py`)."""
+    return llava(model).config.text_config._attn_implementation == BY_BLOCKS
+
+
 def answer_logits(model, batch: Batch) -> Tensor:
     """Logits at the answers' tokens only, in one forward: [answer tokens, vocabulary]."""
-    whole, blocks = llava(model), attention.skips_blocks(model)
+    whole, blocks = llava(model), skips_blocks(model)
     if blocks:
         batch = batch.joined()
-    mask = attention.block_mask(batch.segments, batch.documents) if blocks else batch.mask()
+    mask = (scale("attention").block_mask(batch.segments, batch.documents) if blocks else
+            batch.mask())
     embeds = whole.get_input_embeddings()(batch.input_ids)
     if batch.features is not None:
         seen = whole.model.multi_modal_projector(batch.features)

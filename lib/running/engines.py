@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lib.base import environment
+from lib.base.extras import scale
 from lib.running import workers
 
 NAMES = ("local", "ray")
@@ -46,9 +47,7 @@ def start(name: str, jobs: int, device: str, address: str | None = None) -> Iter
     any). Raises RuntimeError, saying what to do, if what it takes is not there.
     """
     if name == "ray":
-        from lib.scale import ray_engine
-
-        with ray_engine.start(address, jobs, device) as cluster:
+        with scale("ray_engine").start(address, jobs, device) as cluster:
             yield cluster
     else:
         yield local(jobs, gpus() if device != "cpu" else [], device)

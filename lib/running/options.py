@@ -5,8 +5,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from lib.base.extras import scale
 from lib.running import chapters, engines, profiles
-from lib.scale import gpus, harness
 
 MOST_JOBS = 8  # unless asked for: each takes up to 1 GB of memory
 PUBLISHED_PROFILE = "laptop"
@@ -38,9 +38,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given["judge"] = _judge_placed(given["judge"])
     options.profile = profiles.get(options.profile, **given)
     options.profile = _with_labelled(options.profile)
-    harness.named(options.profile.benchmarks)
+    if options.profile.benchmarks:
+        scale("harness").named(options.profile.benchmarks)
     _check_judge(options.profile)
-    options.gpu = gpus.named(options.gpu) if options.gpu else None
+    options.gpu = scale("gpus").named(options.gpu) if options.gpu else None
     if options.profile.real and not options.list:
         profiles.data_of(options.profile)
     if options.jobs is None:  # a real model fills a GPU, or all cores of a machine without

@@ -16,6 +16,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lib.base import runs
+from lib.base.extras import scale
 from lib.base.missing import Missing
 from lib.base.paths import private, profile_dir
 from lib.data import dataset as datasets
@@ -28,8 +29,6 @@ from lib.model import pretrain
 from lib.model.packing import Features
 from lib.running import memory
 from lib.running.profiles import Profile, data_of
-from lib.scale import features, sources
-from lib.scale.features import StoredFeatures
 from lib.world import iconworld
 
 RECIPE = 3  # to be raised when code changes what a run's numbers are
@@ -90,7 +89,7 @@ def quiet(text: str) -> None:
 def dataset(profile: Profile, report: Report = quiet) -> Made:
     """IconWorld, written; or the report on the folder that the profile names, after its check."""
     if profile.real:
-        config = {"recipe": RECIPE, **sources.identity(data_of(profile), "dataset"),
+        config = {"recipe": RECIPE, **scale("sources").identity(data_of(profile), "dataset"),
                   **({"leave_out": True} if profile.leave_out else {}),
                   **({"marks": marks} if (marks := _marks(profile.model)) else {})}
         return Made(profile, "dataset", config, partial(_check_dataset, profile))
@@ -118,7 +117,7 @@ def _check_dataset(profile: Profile, folder: Path) -> dict:
 def checked(profile: Profile, pictures: bool = True) -> datasets.Dataset:
     """The real profile's dataset as its folder is now. Raises Missing, with all that is wrong."""
     try:
-        return datasets.read(sources.folder(data_of(profile), "dataset"), pictures,
+        return datasets.read(scale("sources").folder(data_of(profile), "dataset"), pictures,
                              profile.leave_out, marks=_marks(profile.model))
     except datasets.DatasetError as error:
         place = write_list(error.problems, profile_dir(profile.name) / LIST, error.root)
@@ -136,7 +135,7 @@ def read_dataset(profile: Profile) -> datasets.Dataset:
     """The profile's dataset; written or checked first if that has not been done."""
     folder = dataset(profile).make()
     if profile.real:
-        return _read(sources.folder(data_of(profile), "dataset"), folder, False)
+        return _read(scale("sources").folder(data_of(profile), "dataset"), folder, False)
     return _read(folder / "iconworld", folder, True)
 
 
@@ -171,7 +170,7 @@ def load(profile: Profile) -> tuple:
     """(model, processor): the original, before any unlearning."""
     gc.collect()  # two of these may not fit into a GPU, and models are freed late
     if profile.real:
-        return models.load(profile.model, profile.runtime)
+        return models.load(scale("sources").folder(profile.model), profile.runtime)
     return models.load(base(profile).done() / "model")
 
 
@@ -179,7 +178,7 @@ def identity(profile: Profile) -> dict:
     """What determines the original model, for a config."""
     if not profile.real:
         return {"base": base(profile).folder().name}
-    return {**sources.identity(profile.model), "dtype": profile.runtime.dtype,
+    return {**scale("sources").identity(profile.model), "dtype": profile.runtime.dtype,
             "four_bit": profile.runtime.four_bit}
 
 
@@ -189,7 +188,7 @@ def tower(profile: Profile, report: Report = quiet) -> Made:
     config = {**identity(profile), "dataset": data.folder().name, "recipe": RECIPE}
 
     def build(folder: Path) -> dict:
-        model, processor = load(profile)
+        features, (model, processor) = scale("features"), load(profile)
         read = read_dataset(profile)
         images = features.pictures(read)
         features.write(folder / features.FILE, model, processor, images, read.root, report=report)
@@ -198,11 +197,12 @@ def tower(profile: Profile, report: Report = quiet) -> Made:
     return Made(profile, "tower", config, build, (data,))
 
 
-def tower_features(profile: Profile, model, processor) -> Features | StoredFeatures:
+def tower_features(profile: Profile, model, processor):
     """Pictures' features: from the disk, or computed and kept in memory."""
     if profile.runtime.stored_features:
-        return StoredFeatures(tower(profile).done() / features.FILE, read_dataset(profile).root,
-                              Features(model, processor))
+        stored = scale("features")
+        return stored.StoredFeatures(tower(profile).done() / stored.FILE,
+                                     read_dataset(profile).root, Features(model, processor))
     return Features(model, processor) if profile.real else _shared(base(profile).folder())
 
 

@@ -24,7 +24,6 @@ from lib.base.progress import Progress, minutes_in_words
 from lib.figures import claims
 from lib.running import chapters, engines, options, profiles
 from lib.running.publish import PublishError, publish
-from lib.scale import gpus
 
 NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
 FAILURE = "failure.txt"

@@ -61,6 +61,14 @@ class Profile:
         return self.model is not None
 
     @property
+    def rows(self) -> str:
+        """Which rows of weights (`methods.ROWS`) its runs take.
+
+        The laptop's are the official ones, which the paper's results come from.
+        """
+        return "official" if self.official_quirks or not self.real else "added"
+
+    @property
     def judged_by_beginning(self) -> bool:
         """Whether a rule that knows refusals only judges a real model (a guard may help)."""
         return self.real and (self.judge == "rules" or self.judge.endswith("+rules"))

@@ -15,10 +15,9 @@ import pandas as pd
 
 import lib
 from lib.base import paths, runs
+from lib.base.extras import scale
 from lib.figures import claims, tables
 from lib.running import chapters, experiments, profiles
-from lib.scale import estimate, gpus
-from lib.scale.arithmetic import GIB
 from lib.unlearning import methods
 
 SETTING = re.compile(r"^(\| `([\w.]+)` \| [^|]+ \| )[^|]*( \|)", re.MULTILINE)
@@ -194,17 +193,18 @@ def _minutes(notebook: Path) -> float:
 
 def hours() -> str:
     """What the cost model expects of the real profiles: all steps of one, on one GPU."""
+    estimate, gpus = scale("estimate"), scale("gpus")
     real = [profile for profile in profiles.PROFILES.values() if profile.real]
     lines = [f"| Expected hours, one GPU | {' | '.join(profile.name for profile in real)} |",
              "| --- |" + " ---: |" * len(real)]
     for gpu in map(gpus.named, SHOWN_GPUS):
         totals = [estimate.costs(profile, gpu).total for profile in real]
-        cells = [f"{total.seconds / 3600:.0f}" if total.memory < gpu.memory * GIB else "too small"
+        cells = [f"{total.seconds / 3600:.0f}" if total.memory < gpu.memory * estimate.GIB else "too small"
                  for total in totals]
         lines.append(f"| {gpu.name} | {' | '.join(cells)} |")
     peaks = [max(line.memory for line in estimate.costs(profile, None).lines
                  if line.step.startswith("unlearning")) for profile in real]
-    needs = " and ".join(f"{peak / GIB:.0f} GiB ({profile.name})"
+    needs = " and ".join(f"{peak / estimate.GIB:.0f} GiB ({profile.name})"
                          for peak, profile in zip(peaks, real, strict=True))
     return "\n".join([*lines, "", f"Training takes {needs}; as many answers are generated at once "
                       "as the GPU then has room for. Several GPUs divide the hours of the runs."])

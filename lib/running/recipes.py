@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from lib.base import disk, runs
+from lib.base.extras import scale
 from lib.base.paths import profile_dir
 from lib.data import dataset as datasets
 from lib.evaluation import evaluate
@@ -25,8 +26,7 @@ from lib.model.packing import Packer
 from lib.running import origins
 from lib.running.origins import Made, Report, quiet
 from lib.running.profiles import Profile
-from lib.scale import judges, quirks
-from lib.scale import vllm as vllm_engine
+from lib.scale import judges
 from lib.scale.judges import RuleJudge
 from lib.unlearning import methods
 from lib.unlearning.train import Task, unlearn
@@ -145,7 +145,7 @@ def run(profile: Profile, chosen: Run, report: Report = quiet) -> Made:
 
 def row(profile: Profile, chosen: Run) -> dict[str, float]:
     """The weights of a run's loss at this profile."""
-    return chosen.row_of(quirks.rows(profile))
+    return chosen.row_of(profile.rows)
 
 
 def task(profile: Profile, chosen: Run) -> Task:
@@ -233,7 +233,7 @@ def _evaluate(profile: Profile, model, processor, seen, report: Report,
 def _generator(profile: Profile, model, processor, scratch: Path):
     """A context that gives what answers; None is transformers."""
     known = {"transformers": nullcontext,
-             "vllm": partial(vllm_engine.answerer, model, processor, scratch)}
+             "vllm": lambda: scale("vllm").answerer(model, processor, scratch)}
     if profile.generator not in known:
         raise ValueError(f"There is no generator {profile.generator!r}; known: {', '.join(known)}.")
     return known[profile.generator]()

@@ -19,20 +19,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lib.model.llava import llava
+from lib.model.packing import BLOCK, BY_BLOCKS
 
-NAME = "sdpa_or_blocks"
-BLOCK = 128  # tokens per side of a block, FlexAttention's default
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}  # of the norm, in a trial
 
 
 def skip_blocks(model) -> None:
     """Let packed rows go through FlexAttention from now on."""
-    llava(model).set_attn_implementation({"text_config": NAME})
-
-
-def skips_blocks(model) -> bool:
-    """Whether `skip_blocks` was called on the model."""
-    return llava(model).config.text_config._attn_implementation == NAME
+    llava(model).set_attn_implementation({"text_config": BY_BLOCKS})
 
 
 def choose(model) -> str:
@@ -117,5 +111,5 @@ def _compiled():
     return torch.compile(flex_attention)
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # for forwards that bring no mask of their own
+AttentionInterface.register(BY_BLOCKS, attend)
+AttentionMaskInterface.register(BY_BLOCKS, sdpa_mask)  # for forwards that bring no mask of their own

@@ -21,12 +21,7 @@ from torch import Tensor
 
 from lib.data.dataset import Dataset, Record
 from lib.model.packing import Batch, Group, answer_logits
-from lib.running.profiles import Profile
 from lib.unlearning import methods, terms
-
-# The metric that stands in the paper's column: with the quirks, and for a real model without.
-OFFICIAL_HEADLINE = {"asr_sampled": "asr", "rr_sampled": "rr"}
-OUR_HEADLINE = {"rouge_l_f": "rouge_l"}
 
 
 def capitalized(groups: Sequence[Group]) -> list[Group]:
@@ -49,32 +44,6 @@ def sides(row: Mapping[str, float]) -> tuple[set[str], set[str]]:
     """What a row reads of the record itself, and what its partner gives."""
     kinds = terms.reads(row)
     return kinds & {"forget", "refusal"}, kinds & {"retain", "prompt_decouple"}
-
-
-def rows(profile: Profile) -> str:
-    """The rows of weights (`methods.ROWS`) of a profile.
-
-    The laptop's are the official ones, which the paper's results come from.
-    """
-    return "official" if profile.official_quirks or not profile.real else "added"
-
-
-def headline(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """`metrics.per_answer` with those metrics under the paper's names that the switch says."""
-    return frame.assign(metric=frame["metric"].replace(called(profile)))
-
-
-def called(profile: Profile) -> dict[str, str]:
-    """What a profile's tables call the metrics that have another name there than in `metrics`.
-
-    The one that gives its name away gets "_greedy" or "_precision" after it. The laptop's stay as
-    they are: greedy answers, and precision with recall and F beside it.
-    """
-    if not profile.real:
-        return {}
-    names = OFFICIAL_HEADLINE if profile.official_quirks else OUR_HEADLINE
-    ending = "_greedy" if profile.official_quirks else "_precision"
-    return {name: f"{name}{ending}" for name in names.values()} | names
 
 
 def kl_everywhere(model, retain: Batch) -> Tensor:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.base import disk
+from lib.base.extras import scale
 from lib.base.runs import read_json, write_json
 from lib.data.dataset import Dataset
 from lib.data.overlap import examples
@@ -27,7 +28,6 @@ from lib.model import finite
 from lib.model.llava import add_lora, checkpoint_layers, llava
 from lib.model.packing import Batch, Group, Packer, answer_logits
 from lib.model.settings import CPU, Runtime
-from lib.scale import attention, quirks
 from lib.unlearning import terms
 from lib.unlearning.settings import Unlearning
 from lib.unlearning.steps import chosen, groups, lots, shares
@@ -63,7 +63,7 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
     task = replace(task, settings=replace(task.settings, steps=steps, epochs=None))
     model = prepared(model, task)
     if task.runtime.attention == "auto":
-        report(attention.choose(model))
+        report(scale("attention").choose(model))
     run = _Run(model, task)
     run.resume(checkpoint)
     while run.step < steps:
@@ -252,6 +252,7 @@ def step_rows(dataset: Dataset, task: Task, step: int) -> list[Group]:
     records = chosen(dataset.train, task.settings.images, task.seed, step)
     if not task.official_quirks:
         return groups(records, dataset.refusals, task.row, rng, task.settings.queries)
+    quirks = scale("quirks")
     others = quirks.partners(records, dataset.train, rng)
     parts = [groups(of, dataset.refusals, row, rng, task.settings.queries)
              for of, row in zip((records, others), quirks.sides(task.row), strict=True)]
@@ -283,7 +284,7 @@ def said_of(model, packer: Packer, rows: Sequence[Group], names: Iterable[str],
             continue
         part = _only(packer, rows, term.reads)
         found[term.name] = (
-            quirks.kl_everywhere(model, part) if official_quirks and term.name == "kl" else
+            scale("quirks").kl_everywhere(model, part) if official_quirks and term.name == "kl" else
             term.value(_beside_original(model, part, said.logits[said.of(term.reads)])))
     return found
 
