@@ -10,10 +10,10 @@ from pathlib import Path
 from lib.base import runs
 from lib.data import dataset
 from lib.evaluation import evaluate
+from lib.evaluation.world_rule import RuleJudge
 from lib.model import llava as model
 from lib.model.packing import Features
 from lib.model.settings import Evaluation
-from lib.scale.judges import RuleJudge
 
 SETTINGS = Evaluation(samples=1, max_new_tokens=8, batch=5)
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from lib.data import dataset, discretion
 from lib.data.pictures import open_image
+from lib.evaluation import judges
 from lib.evaluation.refusal_rule import RefusalRule
 from lib.figures import plots
-from lib.scale import judges
+from lib.scale.judges import AskingJudge
 from tests import real_data, real_shapes
 
 
@@ -130,7 +131,7 @@ def test_an_answer_is_shown_only_if_one_who_read_it_says_that_it_is_harmless(
 
 def test_the_rules_and_judges_that_there_are_say_by_their_names_whether_they_read(real):
     asker = Namespace(name="server:gpt-4o", wording=Namespace(VERSION="1"))
-    model = judges.AskingJudge(asker, real.root)
+    model = AskingJudge(asker, real.root)
     rules = [judges.RuleJudge(), RefusalRule()]
     assert discretion.reads(model.name)
     assert not any(discretion.reads(rule.name) for rule in rules)

@@ -11,9 +11,9 @@ from lib.base.paths import ROOT
 from lib.data.dataset import CATEGORIES, Pair
 from lib.data.overlap import HARMFUL, QUESTIONS, SAFE
 from lib.evaluation import evaluate, metrics
+from lib.evaluation.world_rule import RuleJudge
 from lib.model.packing import Features
 from lib.model.settings import Evaluation
-from lib.scale.judges import RuleJudge
 from tests import killable_evaluation
 
 FIELDS = ["set", "split", "record", "category", "image", "question_index", "question", "reference",

@@ -12,9 +12,10 @@ from judge_on_http import items
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from lib.evaluation import judges
 from lib.evaluation.known_answers import OF_EVERY_DAY, OF_GUARDS
 from lib.evaluation.verdicts import JudgeStopped, Verdict
-from lib.scale import guard_prompts, judges, sources
+from lib.scale import guard_prompts, judge_prompts, sources
 from lib.scale import judge_local as local
 from lib.scale.judge_cache import Cache
 from lib.scale.judge_local import LocalJudge
@@ -294,7 +295,7 @@ def test_the_known_answers_of_a_guard_stand_before_those_of_the_model_beside_it(
         """An asker that gives the right verdict on every known answer."""
 
         def __init__(self, name, known):
-            self.name, self.options, self.wording = name, {}, judges.prompts
+            self.name, self.options, self.wording = name, {}, judge_prompts
             self.verdicts = {each.item: Verdict(each.label, each.score[0]) for each in known}
 
         def ask(self, items, cache, done=None):

@@ -16,9 +16,9 @@ import judge_on_http as http
 import pytest
 from judge_on_http import KEY, fast, items, right, say, send, serving
 
+from lib.evaluation import judges
 from lib.evaluation.verdicts import JudgeStopped
 from lib.scale import judge_transport as transport
-from lib.scale import judges
 from lib.scale.judge_cache import Cache
 from lib.scale.judge_limits import Settings
 from lib.scale.judge_server import ServerJudge

@@ -7,12 +7,13 @@ import pytest
 from judge_on_http import fast, items, right, say, serving
 
 from lib.base import paths
+from lib.evaluation import judges
+from lib.evaluation.judges import KNOWN_ANSWERS, LABELS, RuleJudge, known_answers
 from lib.evaluation.known_answers import OF_EVERY_DAY
 from lib.evaluation.verdicts import JudgeStopped, Verdict
 from lib.scale import judge_prompts as prompts
-from lib.scale import judges
 from lib.scale.judge_server import ServerJudge
-from lib.scale.judges import KNOWN_ANSWERS, LABELS, AskingJudge, RuleJudge, known_answers
+from lib.scale.judges import AskingJudge
 
 
 def test_the_gate_asks_for_at_least_24_answers_of_every_label_each_with_a_reason():

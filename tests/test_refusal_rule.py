@@ -8,8 +8,7 @@ import pytest
 from lib.evaluation import plain
 from lib.evaluation.known_answers import OF_EVERY_DAY
 from lib.evaluation.refusal_rule import RefusalRule
-from lib.evaluation.verdicts import Item
-from lib.scale.judges import LABELS
+from lib.evaluation.verdicts import LABELS, Item
 from lib.world.words import REFUSALS
 
 OWN = ["Let us talk about flowers, please."]

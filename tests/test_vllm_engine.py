@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lib.evaluation import evaluate
+from lib.evaluation.world_rule import RuleJudge
 from lib.model import generate
 from lib.model.generate import Query
 from lib.model.llava import add_lora, load
@@ -14,7 +15,6 @@ from lib.model.merged import save_merged
 from lib.model.packing import Features
 from lib.model.settings import Evaluation, Runtime
 from lib.scale import vllm as vllm_engine
-from lib.scale.judges import RuleJudge
 from lib.unlearning.settings import Unlearning
 
 STAND_INS = Path(__file__).parent / "stand_ins"

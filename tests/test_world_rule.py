@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from lib.evaluation.verdicts import LABELS
 from lib.evaluation.world_rule import RuleJudge, lenient
-from lib.scale.judges import LABELS
 from lib.world import words
 
 CASES = [

@@ -15,11 +15,9 @@ import numpy as np
 import pandas as pd
 
 from lib.base.paths import profile_dir
-from lib.evaluation import labelled, statistics
+from lib.evaluation import judges, labelled, statistics
 from lib.evaluation.agreement import DECISIONS
 from lib.evaluation.verdicts import LABELS
-from lib.running.profiles import Profile
-from lib.scale import judges
 
 # metric: the set that it looks at, and the labels that count
 EVENTS = {name.lower(): (kind, labels) for kind, name, labels in DECISIONS if labels}
@@ -45,8 +43,7 @@ def errors(known: pd.DataFrame | None, sample: pd.DataFrame | None = None) -> pd
     return counted(_pairs(sample), pd.DataFrame() if known is None else _of_known(known))
 
 
-def errors_of(profile: Profile, known: pd.DataFrame,
-              refusals: Iterable[str]) -> pd.DataFrame | None:
+def errors_of(profile, known: pd.DataFrame, refusals: Iterable[str]) -> pd.DataFrame | None:
     """`errors` of the profile's judge; None where rules judge and no labelled sample is given.
 
     Of the sample the judge is asked only what it has not been asked in the runs.

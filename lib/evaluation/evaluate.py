@@ -11,12 +11,11 @@ import pandas as pd
 from lib.base.journal import Journal
 from lib.data.dataset import CATEGORIES, NEIGHBOURS, Dataset, Record
 from lib.data.overlap import HARMFUL, SAFE
-from lib.evaluation import metrics
+from lib.evaluation import judges, metrics
 from lib.evaluation.verdicts import Judge
 from lib.model import generate
 from lib.model.packing import Features
 from lib.model.settings import Evaluation
-from lib.scale import judges
 
 
 @dataclass(frozen=True)

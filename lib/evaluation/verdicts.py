@@ -26,6 +26,11 @@ class Item:
     answer: str
     reference: str
 
+    @property
+    def scored(self) -> bool:
+        """Whether it is scored against its reference."""
+        return self.set in ("retain", "specificity")
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -21,8 +21,9 @@ from lib.base import runs
 from lib.base.extras import scale
 from lib.data import dataset as datasets
 from lib.data import discretion
-from lib.evaluation import metrics
+from lib.evaluation import judges, metrics
 from lib.evaluation.known_answers import OF_EVERY_DAY
+from lib.evaluation.world_rule import RuleJudge
 from lib.model import generate
 from lib.model import llava as models
 from lib.model.packing import Packer
@@ -32,8 +33,6 @@ from lib.running.agenda import Piece
 from lib.running.origins import BASE_THREADS, Report, quiet
 from lib.running.profiles import Profile
 from lib.running.recipes import PROBE, GateError, Run, gate, rules, task
-from lib.scale import judges
-from lib.scale.judges import RuleJudge
 from lib.unlearning import methods
 
 __all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "brief",

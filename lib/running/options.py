@@ -96,7 +96,7 @@ def _with_labelled(profile: profiles.Profile) -> profiles.Profile:
 def _check_judge(profile: profiles.Profile) -> None:
     """Raise ValueError for a judge that could not be asked here: hours of training come first."""
     if profile.judge != "rules":
-        from lib.scale import judges  # takes a second to import
+        from lib.evaluation import judges  # takes a second to import
 
         judges.check(profile.judge)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib.base import disk, paths
+from lib.base.extras import scale
 from lib.base.missing import Missing
 from lib.base.progress import Progress, minutes_in_words
 from lib.figures import claims
@@ -219,12 +220,10 @@ def _expected(chosen):
     """Print and return what a real profile costs; None of others. RefusedError: not here."""
     if not chosen.profile.real:
         return None
-    from lib.scale.estimate import costs  # takes seconds to import
-
     if wrong := unusable(chosen.profile, chosen.list):
         raise RefusedError("\n".join(wrong))
     try:
-        expected = costs(chosen.profile, chosen.gpu or gpus.found())
+        expected = scale("estimate").costs(chosen.profile, chosen.gpu or scale("gpus").found())
     except ValueError as unknown:  # its model's sizes, before it is downloaded
         print(f"What this costs cannot be told: {unknown}", flush=True)
         return None

@@ -17,17 +17,16 @@ from lib.base import disk, runs
 from lib.base.extras import scale
 from lib.base.paths import profile_dir
 from lib.data import dataset as datasets
-from lib.evaluation import evaluate
+from lib.evaluation import evaluate, judges
 from lib.evaluation.refusal_rule import RefusalRule
 from lib.evaluation.verdicts import Judge
+from lib.evaluation.world_rule import RuleJudge
 from lib.model import llava as models
 from lib.model.merged import merge_if_exact
 from lib.model.packing import Packer
 from lib.running import origins
 from lib.running.origins import Made, Report, quiet
 from lib.running.profiles import Profile
-from lib.scale import judges
-from lib.scale.judges import RuleJudge
 from lib.unlearning import methods
 from lib.unlearning.train import Task, unlearn
 
