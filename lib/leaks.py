@@ -100,7 +100,8 @@ def _harmful_answers(profile: Path) -> set[str]:
     lines = (line for path in profile.glob("*/answers.jsonl")
              for line in path.read_text(encoding="utf-8").splitlines())
     rows = (json.loads(line) for line in lines)
-    return {row["answer"] for row in rows if row["set"] == row["label"] == "harmful"}
+    return {row["answer"] for row in rows
+            if row["label"] == "harmful" and row["set"] not in ("safe", "retain", "specificity")}
 
 
 def in_notebook(book, known: Sequence[Secrets]) -> list[str]:

@@ -157,3 +157,12 @@ def test_the_option_for_the_official_quirks_reaches_the_kernels(monkeypatch):
 def test_a_small_profile_refuses_a_model_and_names_those_that_take_one():
     with pytest.raises(ValueError, match=r"--official-quirks, --leave-out are for llava-7b"):
         profiles.get("laptop", data="/a/folder")
+
+
+def test_leaving_out_is_a_switch_that_reaches_the_kernels(monkeypatch):
+    chosen = options.parse(["--profile", "llava-7b", "--data", ".", "--leave-out"]).profile
+    assert chosen.leave_out
+    for setting in profiles.GIVEN:
+        monkeypatch.setenv(profiles.variable(setting), "")
+    options.hand_down(chosen)
+    assert profiles.get("llava-7b") == chosen
