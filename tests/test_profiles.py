@@ -145,9 +145,10 @@ def test_the_official_quirks_are_a_switch_in_the_environment(monkeypatch, given,
     assert profiles.get("llava-7b") == replace(LLAVA_7B, official_quirks=on)
 
 
-def test_the_option_for_the_official_quirks_reaches_the_kernels(monkeypatch):
-    chosen = parse(["--profile", "llava-7b", "--list", "--official-quirks"]).profile
-    assert chosen == replace(LLAVA_7B, official_quirks=True)
+@pytest.mark.parametrize("switch", profiles.SWITCHES)
+def test_the_option_for_a_switch_reaches_the_kernels(monkeypatch, switch):
+    chosen = parse(["--profile", "llava-7b", "--list", profiles.option(switch)]).profile
+    assert chosen == replace(LLAVA_7B, **{switch: True})
     hand_down(chosen)
     assert profiles.get("llava-7b") == chosen
     hand_down(LLAVA_7B)
@@ -157,12 +158,3 @@ def test_the_option_for_the_official_quirks_reaches_the_kernels(monkeypatch):
 def test_a_small_profile_refuses_a_model_and_names_those_that_take_one():
     with pytest.raises(ValueError, match=r"--official-quirks, --leave-out are for llava-7b"):
         profiles.get("laptop", data="/a/folder")
-
-
-def test_leaving_out_is_a_switch_that_reaches_the_kernels(monkeypatch):
-    chosen = options.parse(["--profile", "llava-7b", "--data", ".", "--leave-out"]).profile
-    assert chosen.leave_out
-    for setting in profiles.GIVEN:
-        monkeypatch.setenv(profiles.variable(setting), "")
-    options.hand_down(chosen)
-    assert profiles.get("llava-7b") == chosen
