@@ -32,6 +32,7 @@ NEAR = 24  # of 255: no part of two copies of a picture differs by more
 INLINE = re.compile(r"data:image/[\w+.-]+;base64,([A-Za-z0-9+/=\s]+)")
 TAG = re.compile(r"<[^>]*>")
 TEXTS = (".csv", ".md", ".tex", ".json", ".svg", ".html", ".txt")
+HARMLESS = ("safe", "retain", "specificity")  # sets of questions: all others are about hazards
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -109,7 +110,7 @@ def _harmful_answers(path: Path, texts: discretion.Discretion) -> Iterator[str]:
     judge = _judge(path.parent / "config.json")
     published = set(map(discretion.letters, REFUSALS))  # IconWorld's, word for word
     for row in read_jsonl(path):
-        if (row["set"] == "harmful" and texts.hides_answer(row["answer"], row["label"], judge)
+        if (row["set"] not in HARMLESS and texts.hides_answer(row["answer"], row["label"], judge)
                 and discretion.letters(row["answer"]) not in published):
             yield row["answer"]
 
