@@ -36,7 +36,8 @@ def code_lines(path):
     found = {line for token in tokenize.generate_tokens(io.StringIO(text).readline)
              if token.type not in WORDS for line in range(token.start[0], token.end[0] + 1)}
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        if documented and ast.get_docstring(node):
             found -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     return found
 

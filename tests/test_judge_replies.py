@@ -1,4 +1,4 @@
-"""`lib/scale/judge_replies.py`, and what the judge makes of models that think aloud or know less."""
+"""`lib/scale/judge_replies.py`, and what a judge makes of models that think aloud or know less."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`lib/model/merged.py`: what is evaluated is what was trained, in whatever numbers the model is."""
+"""`lib/model/merged.py`: what is evaluated is what was trained, in whatever numbers a model is."""
 
 import json
 from pathlib import Path

@@ -99,7 +99,8 @@ def test_a_run_never_touches_the_repositorys_own_notebooks(finished):
     ("nothing changed", lambda root: None, []),
     ("its source changed", lambda root: notebook(
         root / "notebooks/00_first.ipynb", IMPORTS, FIGURE), ["00"]),
-    ("lib changed", lambda root: (root / "lib/figures/tables.py").write_text("# shorter"), ["00", "01"]),
+    ("lib changed", lambda root: (root / "lib/figures/tables.py").write_text("# shorter"),
+     ["00", "01"]),
     ("a figure is gone", lambda root: (root / "runs/laptop/figures/figure_01.png").unlink(),
      ["01"]),
     ("its claims are gone", lambda root: (root / "runs/laptop/claims/01.json").unlink(), ["01"]),
@@ -304,7 +305,8 @@ def test_the_option_test_runs_pytest_in_the_repository(fresh):
     (fresh / "test_sum.py").write_text("def test_sum():\n    assert 1 + 1 == 2\n")
     (fresh / "pytest.ini").touch()
     result = subprocess.run(
-        [sys.executable, "-m", "lib.running.pipeline", "--test"], cwd=fresh, text=True, capture_output=True,
+        [sys.executable, "-m", "lib.running.pipeline", "--test"], cwd=fresh, text=True,
+        capture_output=True,
         env=toy_repository.environment(PYTEST_ADDOPTS=""), timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 passed" in result.stdout.splitlines()[-1]

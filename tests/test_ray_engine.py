@@ -350,7 +350,8 @@ def test_control_c_stops_the_tasks(nodes, runs, journal):
 def test_the_pipeline_shows_the_cluster_in_its_plan(nodes, tmp_path):
     options = ["--profile", "smoke", "--only", "00", "--list", "--engine", "ray"]
     shown = subprocess.run(
-        [sys.executable, "-m", "lib.running.pipeline", *options, "--address", nodes.address], cwd=ROOT,
+        [sys.executable, "-m", "lib.running.pipeline", *options, "--address", nodes.address],
+        cwd=ROOT,
         env={**os.environ, "SAFEERASER_RUNS": str(tmp_path)}, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert f"one run per core on Ray at {nodes.address}" in shown.stdout

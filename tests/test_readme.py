@@ -1,4 +1,4 @@
-"""README.md says what is so: links, commands, paths, settings, and the blocks of `lib/running/readme.py`.
+"""README.md says what is so: links, commands, paths, settings, and its generated blocks.
 
 The blocks are compared with figures/: before `./reproduce.sh --publish` there is nothing there.
 """
@@ -35,7 +35,7 @@ SETTINGS = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]+) \|", TEXT, re.MULTILI
 
 
 def test_every_generated_block_is_what_its_files_give_now():
-    assert readme.refreshed(TEXT) == TEXT, "run ./reproduce.sh --publish, or python -m lib.running.readme"
+    assert readme.refreshed(TEXT) == TEXT, "run python -m lib.running.readme"
 
 
 def test_every_block_that_can_be_made_has_its_place():

@@ -119,7 +119,8 @@ def test_a_judge_that_knows_too_little_stops_the_command_before_the_tower(
     with serving(lambda h, body, n: say(h, '{"label": "normal", "score": 1}')) as server:
         at_server(server)
         environment = {**at_tiny_real, "SAFEERASER_RUNS": str(tmp_path)}
-        call = subprocess.run([sys.executable, "-m", "lib.running.pipeline", "--profile", tiny_real.name,
+        call = subprocess.run([sys.executable, "-m", "lib.running.pipeline",
+                               "--profile", tiny_real.name,
                                "--only", "00", "--judge", "server:tiny"], cwd=ROOT, text=True,
                               env={**os.environ, **environment}, capture_output=True, timeout=300)
     assert call.returncode == 1

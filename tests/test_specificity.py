@@ -128,7 +128,8 @@ def measured(real_chapters, at_tiny_real, tmp_path_factory):
     shutil.copytree(real_chapters[0], folder / "runs" / TINY_REAL.name)
     own = {"SAFEERASER_RUNS": str(folder / "runs"), "LMMS_CALLS": str(folder / "calls"),
            "PYTHONPATH": os.pathsep.join([str(STAND_INS), at_tiny_real["PYTHONPATH"]])}
-    command = [sys.executable, "-m", "lib.running.pipeline", "--profile", TINY_REAL.name, "--jobs", "2",
+    command = [sys.executable, "-m", "lib.running.pipeline", "--profile", TINY_REAL.name,
+               "--jobs", "2",
                "--only", "03,05", "--benchmarks", "GQA,POPE"]
     call = subprocess.run(command, cwd=ROOT, env={**os.environ, **at_tiny_real, **own},
                           capture_output=True, text=True, timeout=1200)

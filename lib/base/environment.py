@@ -1,8 +1,8 @@
 """What a Python lacks of what pyproject.toml asks for: the first thing that ./reproduce.sh runs.
 
-    python -m lib.base.environment [--test]    prints what is missing (with the packages of the tests)
-    python -m lib.base.environment --torch     prints the folder of a torch that is new enough
-    python -m lib.base.environment --extra NAME    prints what an extra of pyproject.toml consists of
+    python -m lib.base.environment [--test]        what is missing (with the packages of the tests)
+    python -m lib.base.environment --torch         the folder of a torch that is new enough
+    python -m lib.base.environment --extra NAME    what an extra of pyproject.toml consists of
 
 The exit status is 1 if anything is missing. Nothing may be installed yet when this runs, so it
 imports the standard library only, until it knows better.

@@ -142,7 +142,8 @@ def _check_loaded(folder: Path, model: LlavaForConditionalGeneration, info: dict
     if info["missing_keys"]:
         raise ValueError(f"The model in {folder} lacks {len(info['missing_keys'])} weights, such "
                          f"as {min(info['missing_keys'])}: {model_check.AGAIN}.")
-    small = ", or too large for float16 (dtype in lib/running/profiles.py)" * (model.dtype == torch.float16)
+    in_float16 = model.dtype == torch.float16
+    small = ", or too large for float16 (dtype in lib/running/profiles.py)" * in_float16
     finite.check_tensors(model.named_parameters(), f"The weights in {folder}",
                          f"They are damaged{small}: {model_check.AGAIN}.")
 
@@ -167,7 +168,8 @@ def dtype_of(runtime: Runtime) -> torch.dtype:
     lacks = cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
     if runtime.dtype == "bfloat16" and lacks:
         raise Missing(f"The profile asks for bfloat16, and {torch.cuda.get_device_name()} has "
-                      'none: set dtype="auto" in lib/running/profiles.py, which is float32 there and '
+                      'none: set dtype="auto" in lib/running/profiles.py, which is float32 there '
+                      'and '
                       "takes twice the memory, or use a newer GPU.")
     if runtime.dtype == "auto" and lacks:  # float16 could overflow in training
         warnings.warn(f"{torch.cuda.get_device_name()} has no bfloat16: the model is loaded in "

@@ -1,7 +1,7 @@
 """README.md's generated blocks: made from figures/, notebooks/ and lib, so that none is typed.
 
-`./reproduce.sh --publish` refreshes them, and so does `python -m lib.running.readme`. A block stands
-between `<!-- its name: generated -->` and `<!-- end -->`.
+`./reproduce.sh --publish` refreshes them, and so does `python -m lib.running.readme`. A block
+stands between `<!-- its name: generated -->` and `<!-- end -->`.
 """
 
 import ast
@@ -199,7 +199,8 @@ def hours() -> str:
              "| --- |" + " ---: |" * len(real)]
     for gpu in map(gpus.named, SHOWN_GPUS):
         totals = [estimate.costs(profile, gpu).total for profile in real]
-        cells = [f"{total.seconds / 3600:.0f}" if total.memory < gpu.memory * estimate.GIB else "too small"
+        room = gpu.memory * estimate.GIB
+        cells = [f"{total.seconds / 3600:.0f}" if total.memory < room else "too small"
                  for total in totals]
         lines.append(f"| {gpu.name} | {' | '.join(cells)} |")
     peaks = [max(line.memory for line in estimate.costs(profile, None).lines

@@ -123,7 +123,8 @@ def gate(profile: Profile, found: dict) -> pd.DataFrame:
                            for row in table[~table.passed].itertuples())
         raise GateError(
             f"The base model does not see well enough to unlearn anything from it: {missed}. Raise "
-            "instruction_steps or contrastive_steps of the profile in lib/running/profiles.py, or try "
+            "instruction_steps or contrastive_steps of the profile (lib/running/profiles.py), or "
+            "try "
             "another seed there, and run this again.")
     return table
 

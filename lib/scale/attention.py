@@ -112,4 +112,4 @@ def _compiled():
 
 
 AttentionInterface.register(BY_BLOCKS, attend)
-AttentionMaskInterface.register(BY_BLOCKS, sdpa_mask)  # for forwards that bring no mask of their own
+AttentionMaskInterface.register(BY_BLOCKS, sdpa_mask)  # for forwards without a mask of their own

@@ -280,7 +280,7 @@ def _answering_problem(shape: Shape, profile: Profile, gpu: Gpu, assumed: Assume
     fits = next((n for n in range(batch - 1, 0, -1) if peak(n) <= room), None)
     return [f"Too little GPU memory for {batch} answers at once: {peak(batch) / GIB:.0f} GiB are "
             f"needed, {room / GIB:.0f} of {gpu.memory:.0f} GiB can be used. " + (
-                f"batch={fits} in the profile's Evaluation (lib/running/profiles.py) fits." if fits else
+                f"batch={fits} of the profile's Evaluation (lib/running/profiles.py) fits." if fits else
                 "Not even one fits: set four_bit=True in its Runtime, or take a larger GPU.")]
 
 
@@ -299,7 +299,8 @@ def explain() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m lib.scale.estimate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("python -m lib.scale.estimate",
+                                     description=__doc__.split("\n")[0])
     parser.add_argument("--profile", default="llava-7b")
     parser.add_argument("--gpu", help=f"one of {', '.join(gpus.KNOWN)} (default: this machine's)")
     parser.add_argument("--explain", action="store_true", help="print what is assumed")

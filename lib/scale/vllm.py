@@ -32,7 +32,7 @@ def answerer(model, processor, scratch: Path) -> Iterator[Callable]:
     """Start vLLM on the model with its adapter merged; yields a function like `generate.answer`.
 
     That is `(queries, settings, sampled, report, keep) -> answers`. The merged model lies in
-    `scratch` meanwhile, and the model itself off the GPU. It answers in float32 (lib/model/merged.py): a
+    `scratch` meanwhile, and the model itself off the GPU. It answers in float32 (`merged`): a
     7B model takes 28 GB of the GPU. Raises ModuleNotFoundError, which says
     what to install, and ValueError for a model in 4 bits.
     """

@@ -5,7 +5,7 @@
 Nothing is downloaded. A tiny random LLaVA in LLaVA-1.5's layout, its adapter merged, answers made
 questions of the seven benchmarks, whose own definitions (prompts, scoring, metrics) come from
 lmms-eval's package: only the rows are ours. Half of the right answers of GQA and VQA are what
-`lib.model.generate` says to the same prompt, so they score 0.5 if lmms-eval reads the same model and asks
+`generate` says to the same prompt, so they score 0.5 if lmms-eval reads the same model and asks
 it as we do.
 """
 
