@@ -1,4 +1,4 @@
-"""Steps that take no time, in place of `running.experiments`: chapter 01 needs all, 00 the first."""
+"""Steps that take no time, in place of `experiments`: chapter 01 needs all, 00 the first."""
 
 import os
 import time

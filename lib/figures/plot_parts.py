@@ -173,7 +173,7 @@ def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataF
         if column in frame and (unknown := sorted(set(map(str, frame[column])) - known)):
             raise ValueError(
                 f"plots.{name}: unknown {column} {', '.join(unknown)}. It knows "
-                f"{', '.join(colours)}; others need a line of their own (lib/unlearning/methods.py)."
+                f"{', '.join(colours)}; others need a line in lib/unlearning/methods.py."
             )
     return frame
 

@@ -280,7 +280,7 @@ def _answering_problem(shape: Shape, profile: Profile, gpu: Gpu, assumed: Assume
     fits = next((n for n in range(batch - 1, 0, -1) if peak(n) <= room), None)
     return [f"Too little GPU memory for {batch} answers at once: {peak(batch) / GIB:.0f} GiB are "
             f"needed, {room / GIB:.0f} of {gpu.memory:.0f} GiB can be used. " + (
-                f"batch={fits} of the profile's Evaluation (lib/running/profiles.py) fits." if fits else
+                f"batch={fits} of the profile's Evaluation would fit." if fits else
                 "Not even one fits: set four_bit=True in its Runtime, or take a larger GPU.")]
 
 
