@@ -16,9 +16,14 @@ Nothing here imports from a file further down this list.
     claims                 what a notebook claims, and whether it held
     pictures               image files, opened with care
     discretion             what may be shown of real data: no harmful picture, no harmful answer
-    dataset_check          what can be wrong with a dataset folder
-    dataset                SafeEraser's format: forget, retain and prompt-decouple sets
+    dataset_problems       what is wrong with a dataset folder, on one screen or in a list
+    dataset_records        SafeEraser's format: records, and their sets of pairs
+    dataset_overlap        what train and val share
+    dataset_paths          where a picture is that a record names
+    dataset_check          the values of a dataset's files, checked one by one
+    dataset_read           a dataset folder -> records, all or what is left of them
     dataset_report         what was read, beside what the paper says
+    dataset                all of this by one name, and a command that checks a folder
     dataset_export         the same sets through `datasets`, with a card
     iconworld_words        the small picture world's things, words and wordings
     iconworld              a small picture world that writes this format

@@ -46,11 +46,13 @@ class Use:
 class Found:
     """Everything seen so far in one dataset folder (`root` is resolved).
 
-    `opened`: whether pictures are opened, or only have to be there.
+    `opened`: whether pictures are opened, or only have to be there. `marks`: what a model reads as
+    more than text, beside MARKS.
     """
 
     root: Path
     opened: bool = True
+    marks: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     records: dict[str, int] = field(default_factory=dict)  # how many each file has
     uses: list[Use] = field(default_factory=list)
@@ -134,12 +136,16 @@ class Node:
         elif not any(map(_is_seen, text)):
             self.note("is empty", "write it, or remove the entry that it belongs to",
                       f"{len(text)} characters that are not seen" if text else "")
-        elif mark := MARKS.search(text):
+        elif mark := self._mark(text):
             advice = "remove it: the processor and the chat template place such marks"
-            self.note("holds a mark that models read as more than text", advice, mark[0])
+            self.note("holds a mark that models read as more than text", advice, mark)
         else:
             return text
         return None
+
+    def _mark(self, text: str) -> str | None:
+        found = MARKS.search(text)
+        return found[0] if found else next((m for m in self.found.marks if m in text), None)
 
     def path(self) -> Path | None:
         """A path to a file below the folder, which need not be there (see `inside`)."""

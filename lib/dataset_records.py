@@ -9,6 +9,8 @@ from lib.dataset_problems import Problem
 
 CATEGORIES = ("IllegalActivity", "Violence", "Weapon", "Privacy", "Sex", "HateSpeech")
 SETS = ("forget", "retain text", "retain image", "prompt decouple")
+TRAIN, VAL, PROMPT, SPECIFICITY = (
+    "all_train.json", "all_val.json", "prompt.json", "specificity.json")
 NEIGHBOURS = "safe neighbours"  # a further set, which not all data have
 
 

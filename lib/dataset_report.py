@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lib.dataset import CATEGORIES, NEIGHBOURS, SETS, TRAIN, VAL, Dataset, Record, counts
 from lib.dataset_check import is_null, load
 from lib.dataset_overlap import QUESTIONS, held_out, repeated
 from lib.dataset_paths import Places, inside
+from lib.dataset_records import CATEGORIES, NEIGHBOURS, SETS, TRAIN, VAL, Dataset, Record, counts
 
 # Abstract: 3,000 images, 28.8 K pairs. Its counts per category are unknown to us.
 PAPER = {"pictures": 3000, "pairs": 28800}

@@ -26,6 +26,27 @@ def check(folder: Path) -> list[str]:
     return wrong or [*_of_weights(folder), *_of_processor(folder)]
 
 
+def marks(folder: Path) -> set[str]:
+    """What a model's tokenizer and processor read as more than text: "</s>", the image token."""
+    tokenizer = _settings(folder / "tokenizer.json")
+    found = [token.get("content") for token in tokenizer.get("added_tokens") or ()
+             if token.get("special")]
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        settings = _settings(folder / name)
+        found += [settings.get("image_token"),
+                  *(token.get("content") for token in
+                    (settings.get("added_tokens_decoder") or {}).values() if token.get("special"))]
+    return {mark for mark in found if isinstance(mark, str) and len(mark) > 2}
+
+
+def _settings(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _of_config(folder: Path) -> list[str]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -16,9 +16,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lib import dataset as datasets
-from lib import dataset_report, features, iconworld, memory, pretrain, runs, sources
+from lib import dataset_report, features, iconworld, memory, model_check, pretrain, runs, sources
 from lib import model as models
 from lib.batching import Features
+from lib.dataset_check import MARKS
 from lib.dataset_problems import LIST, keep, left_out, write_list
 from lib.features import StoredFeatures
 from lib.missing import Missing
@@ -84,7 +85,8 @@ def dataset(profile: Profile, report: Report = quiet) -> Made:
     """IconWorld, written; or the report on the folder that the profile names, after its check."""
     if profile.real:
         config = {"recipe": RECIPE, **sources.identity(data_of(profile), "dataset"),
-                  **({"leave_out": True} if profile.leave_out else {})}
+                  **({"leave_out": True} if profile.leave_out else {}),
+                  **({"marks": marks} if (marks := _marks(profile.model)) else {})}
         return Made(profile, "dataset", config, partial(_check_dataset, profile))
     config = {"recipe": RECIPE, "world": asdict(profile.world)}
 
@@ -111,10 +113,17 @@ def checked(profile: Profile, pictures: bool = True) -> datasets.Dataset:
     """The real profile's dataset as its folder is now. Raises Missing, with all that is wrong."""
     try:
         return datasets.read(sources.folder(data_of(profile), "dataset"), pictures,
-                             profile.leave_out)
+                             profile.leave_out, marks=_marks(profile.model))
     except datasets.DatasetError as error:
         place = write_list(error.problems, profile_dir(profile.name) / LIST, error.root)
         raise Missing(f"{error}\n{place}") from error
+
+
+@cache
+def _marks(model: str) -> list[str]:
+    """What a model reads as more than text, beside what every dataset is searched for."""
+    found = model_check.marks(Path(model)) if Path(model).is_dir() else ()
+    return sorted(mark for mark in found if not MARKS.search(mark))
 
 
 def read_dataset(profile: Profile) -> datasets.Dataset:

@@ -62,7 +62,7 @@ def folder(source: str | Path, kind: str = "model") -> Path:
     safetensors only, code not at all. Raises Missing, with the reason, when there is neither a
     folder nor a download.
     """
-    return _local(source, kind, TEXTS + (PICTURES if kind == "dataset" else WEIGHTS))
+    return _local(source, kind, TEXTS + (_any_case(PICTURES) if kind == "dataset" else WEIGHTS))
 
 
 @cache
@@ -76,6 +76,16 @@ def identity(source: str | Path, kind: str = "model") -> dict:
         patterns = PICTURES if kind == "dataset" else WEIGHTS
         return {kind: _hash(Path(source), _files(Path(source), patterns, deep=kind == "dataset"))}
     return {kind: _hash(_local(source, kind, TEXTS), ()), "name": str(source)}
+
+
+def _any_case(patterns: Iterable[str]) -> tuple[str, ...]:
+    """The patterns for names in capitals too: the hub's are compared letter by letter.
+
+    >>> _any_case(["*.bmp"])
+    ('*.[bB][mM][pP]',)
+    """
+    return tuple("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in pattern)
+                 for pattern in patterns)
 
 
 def _local(source: str | Path, kind: str, patterns: tuple[str, ...]) -> Path:

@@ -444,6 +444,23 @@ def test_a_mark_that_models_read_is_named(folder, change, mark):
     assert problem.field == "unsafe_pairs[0].sd_response"
 
 
+def test_the_image_token_of_the_model_at_hand_is_named_however_it_is_spelt(
+        folder, change, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "model").mkdir()
+    real_shapes.save(tmp_path / "model" / "processor_config.json", {"image_token": "@@PIC@@"})
+    real_shapes.save(tmp_path / "model" / "tokenizer.json", {"added_tokens": [
+        {"content": "</s>", "special": True}, {"content": "[[END]]", "special": True},
+        {"content": "tea", "special": False}]})
+    change(lambda records: records[0]["unsafe_pairs"][0].update(sd_response="See @@PIC@@."))
+    change(lambda records: records[1]["unsafe_pairs"][0].update(sd_response="Pour.[[END]]"))
+    profile = replace(LLAVA_7B, data=str(folder), model=str(tmp_path / "model"))
+    with pytest.raises(origins.Missing, match="read as more than text in 2 of 36 records") as said:
+        origins.checked(profile)
+    assert "@@PIC@@" in str(said.value)
+    assert origins.dataset(profile).config["marks"] == ["@@PIC@@", "[[END]]"]
+
+
 def test_signs_that_are_no_marks_stay(folder, change):
     text = "if a < b: <b>bold</b> list[int] a|b <3 <smile>"
     change(lambda records: records[0]["unsafe_pairs"][0].update(sd_response=text))

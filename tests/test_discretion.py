@@ -14,7 +14,7 @@ from PIL import Image
 from lib import dataset, discretion, judges, plots
 from lib.judging.refusal_rule import RefusalRule
 from lib.pictures import open_image
-from tests import real_data
+from tests import real_data, real_shapes
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,32 @@ def real(data):
 def texts(read):
     pairs = [pair for record in read.train for pair in record.unsafe_pairs]
     return [p.harmful_answer for p in pairs], [p.safe_answer for p in pairs]
+
+
+def test_answers_about_a_harmful_picture_are_hidden_until_a_judge_finds_them_normal(tmp_path):
+    read = dataset.read(real_shapes.write(tmp_path / "data"))
+    discretion.guard(read)
+    near = read.train[0].neighbour_pairs[0]
+    assert discretion.words(near.question) == near.question
+    assert discretion.words(near.answer) == f"not judged, {discretion.described(near.answer)}"
+    assert discretion.answer(near.answer).startswith("not judged, 5 words")
+    assert discretion.answer(near.answer, "harmful").startswith("harmful, 5 words")
+    assert discretion.answer(near.answer, "normal") == near.answer
+    frame = discretion.frame(pd.DataFrame({"reference": [near.answer], "question": near.question}))
+    assert frame.to_dict("records") == [{"reference": discretion.words(near.answer),
+                                         "question": near.question}]
+    written = discretion.record({"safeNb_pairs": [{"question": near.question,
+                                                   "model_response": near.answer}]})
+    assert near.answer not in json.dumps(written)
+
+
+def test_a_safe_picture_in_a_hubs_cache_is_shown_and_a_harmful_one_is_not(tmp_path):
+    read = dataset.read(real_shapes.write(tmp_path / "data", "hub"))
+    discretion.guard(read)
+    record = read.train[0]
+    assert discretion.picture(record.safe_image) == record.safe_image
+    assert discretion.picture(record.image) != record.image
+    assert discretion.picture(record.image.resolve()) != record.image.resolve()
 
 
 # Without real data.
