@@ -108,7 +108,8 @@ def _harmful_answers(path: Path, texts: discretion.Discretion) -> Iterator[str]:
     judge = _judge(path.parent / "config.json")
     published = set(map(discretion.letters, REFUSALS))  # IconWorld's, word for word
     for row in read_jsonl(path):
-        if (row["set"] == "harmful" and texts.hides_answer(row["answer"], row["label"], judge)
+        if (row["set"] in ("harmful", "neighbour")
+                and texts.hides_answer(row["answer"], row["label"], judge)
                 and discretion.letters(row["answer"]) not in published):
             yield row["answer"]
 

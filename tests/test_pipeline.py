@@ -340,7 +340,7 @@ def test_the_kernels_find_the_same_model_and_data_by_the_profile_s_name(given):
 
 @pytest.mark.parametrize(("options", "words"), [
     (["--profile", "llava-7b"], "give its folder with --data"),
-    (["--profile", "laptop", "--data", "x"], "--benchmarks, --official-quirks are for llava-7b"),
+    (["--profile", "laptop", "--data", "x"], "--official-quirks, --leave-out are for llava-7b"),
     (["--profile", "llava-7b", "--benchmarks", "GQA,MMMU"], "no benchmark 'MMMU'; known: all, GQA"),
 ])
 def test_data_that_are_missing_or_not_wanted_are_said_in_one_sentence(toy, fresh, given, options,

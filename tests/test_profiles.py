@@ -158,9 +158,10 @@ def test_the_official_quirks_are_a_switch_in_the_environment(monkeypatch, given,
     assert profiles.get("llava-7b") == replace(LLAVA_7B, official_quirks=on)
 
 
-def test_the_option_for_the_official_quirks_reaches_the_kernels(monkeypatch):
-    chosen = parse(["--profile", "llava-7b", "--list", "--official-quirks"]).profile
-    assert chosen == replace(LLAVA_7B, official_quirks=True)
+@pytest.mark.parametrize("switch", profiles.SWITCHES)
+def test_the_option_for_a_switch_reaches_the_kernels(monkeypatch, switch):
+    chosen = parse(["--profile", "llava-7b", "--list", profiles.option(switch)]).profile
+    assert chosen == replace(LLAVA_7B, **{switch: True})
     hand_down(chosen)
     assert profiles.get("llava-7b") == chosen
     hand_down(LLAVA_7B)
