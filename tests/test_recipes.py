@@ -176,6 +176,12 @@ def test_a_gate_that_is_missed_is_shown_and_does_not_stop(tiny_real, ready):
     assert set(table["metric"]) == {"asr", "sarr"}, "nothing is asked of what is not measured"
 
 
+def test_where_nothing_is_held_out_the_gate_has_no_rows(tiny_real):
+    table = recipes.gate(tiny_real, {"as_released": {"asr": {"value": 1.0, "n": 4}}})
+    assert table.empty
+    assert {"metric", "reached", "needed", "sense", "passed"} == set(table)
+
+
 def test_two_models_verdicts_on_all_answers_are_compared_as_the_readme_says(
         tiny_real, done, monkeypatch):
     def answer(handler, body, n):
