@@ -20,6 +20,7 @@ from lib.experiments import Run
 from lib.judging.known_answers import OF_EVERY_DAY
 from lib.judging.refusal_rule import RefusalRule
 from lib.memory import OutOfMemory
+from lib.missing import Missing
 from lib.paths import ROOT
 from lib.runs import read_json, read_jsonl
 
@@ -154,7 +155,7 @@ def test_a_dataset_with_problems_stops_before_any_model_is_loaded(tiny_real, tmp
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
     broken = replace(tiny_real, data=str(data), model=str(data))
     step = experiments.steps(broken, ["00"], 1)[0]
-    with pytest.raises(ValueError, match=r"2 problem\(s\)(.|\n)*prompt.json"):
+    with pytest.raises(Missing, match=r"2 problem\(s\)(.|\n)*prompt.json"):
         step.make(lambda text: None)
     assert not step.is_done()
 
@@ -340,7 +341,7 @@ def kill_at(wanted):
 
 @pytest.mark.parametrize(("reason", "moment", "goes_on_with"), [
     ("in training", "step 2 of 3", "step 3 of 3"),
-    ("among the answers", "32 of 192 answers", "48 of 192 answers"),
+    ("among the answers", "32 of 252 answers", "48 of 252 answers"),
 ])
 def test_a_killed_run_goes_on_to_the_same_answers(tiny_real, done, tmp_path, monkeypatch, reason,
                                                   moment, goes_on_with):
