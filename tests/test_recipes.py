@@ -16,6 +16,7 @@ import torch
 from judge_on_http import material, right, say, serving
 from peft.tuners.lora import LoraLayer
 
+from lib.base.missing import Missing
 from lib.base.paths import ROOT
 from lib.base.runs import read_json, read_jsonl
 from lib.evaluation.known_answers import OF_EVERY_DAY
@@ -159,7 +160,7 @@ def test_a_dataset_with_problems_stops_before_any_model_is_loaded(tiny_real, tmp
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
     broken = replace(tiny_real, data=str(data), model=str(data))
     step = experiments.steps(broken, ["00"], 1)[0]
-    with pytest.raises(ValueError, match=r"2 problem\(s\)(.|\n)*prompt.json"):
+    with pytest.raises(Missing, match=r"2 problem\(s\)(.|\n)*prompt.json"):
         step.make(lambda text: None)
     assert not step.is_done()
 
@@ -365,7 +366,7 @@ def kill_at(wanted):
 
 @pytest.mark.parametrize(("reason", "moment", "goes_on_with"), [
     ("in training", "step 2 of 3", "step 3 of 3"),
-    ("among the answers", "32 of 192 answers", "48 of 192 answers"),
+    ("among the answers", "32 of 252 answers", "48 of 252 answers"),
 ])
 def test_a_killed_run_goes_on_to_the_same_answers(tiny_real, done, tmp_path, monkeypatch, reason,
                                                   moment, goes_on_with):
