@@ -43,8 +43,10 @@ def test_answers_about_a_harmful_picture_are_hidden_until_a_judge_finds_them_nor
     assert discretion.words(near.question) == near.question
     assert discretion.words(near.answer) == f"not judged, {discretion.described(near.answer)}"
     assert discretion.answer(near.answer).startswith("not judged, 5 words")
-    assert discretion.answer(near.answer, "harmful").startswith("harmful, 5 words")
-    assert discretion.answer(near.answer, "normal") == near.answer
+    judge = {"judge": "server:some-model"}
+    assert discretion.answer(near.answer, "harmful", **judge).startswith("harmful, 5 words")
+    assert discretion.answer(near.answer, "normal", **judge) == near.answer
+    assert discretion.answer(near.answer, "normal").startswith("normal, 5 words"), "a rule's"
     frame = discretion.frame(pd.DataFrame({"reference": [near.answer], "question": near.question}))
     assert frame.to_dict("records") == [{"reference": discretion.words(near.answer),
                                          "question": near.question}]

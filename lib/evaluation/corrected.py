@@ -20,7 +20,8 @@ from lib.evaluation.agreement import DECISIONS
 from lib.evaluation.verdicts import LABELS
 
 # metric: the set that it looks at, and the labels that count
-EVENTS = {name.lower(): (kind, labels) for kind, name, labels in DECISIONS if labels}
+EVENTS = {name.lower(): (kind, labels) for kind, name, labels in DECISIONS
+          if labels and kind in labelled.SETS}
 FEW = 10  # labelled answers of a kind: with fewer, the known answers count as well
 Z = 1.959964  # of 95 %
 BY = ("method", "prompt_decouple", "split")
