@@ -25,6 +25,7 @@ FEW = 10  # labelled answers of a kind: with fewer, the known answers count as w
 Z = 1.959964  # of 95 %
 BY = ("method", "prompt_decouple", "split")
 NO_ANSWERS = "no rate: no answer of this kind has a known label"
+NO_VERDICTS = "no rate: no answer was judged"
 NO_BETTER = "no rate: by so few answers the judge may be no better than chance"
 
 
@@ -121,6 +122,8 @@ def corrected(rate: float, answers: float, sensitivity: float, events: int, spec
     nothing = {"corrected": np.nan, "low": np.nan, "high": np.nan}
     if not (events and others):
         return nothing | {"note": NO_ANSWERS}
+    if np.isnan(rate):
+        return nothing | {"note": NO_VERDICTS}
     low, high = bounds(rate, answers, sensitivity, events, specificity, others)
     if np.isnan(low):
         return nothing | {"note": NO_BETTER}

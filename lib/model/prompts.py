@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import AutoProcessor, LlavaConfig
 
 from lib.base.missing import Missing
@@ -92,7 +91,7 @@ def prompt_for_one_image(processor, question: str, with_image: bool) -> str:
     try:
         text = processor.apply_chat_template([{"role": "user", "content": parts}],
                                              add_generation_prompt=True, tokenize=False)
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is a program of the model's makers
         raise PromptError(f"{_named(processor)} cannot write a question of a user with parts of "
                           f"type image and text ({type(error).__name__}: {error}).") from error
     token = processor.image_token

@@ -76,6 +76,9 @@ class Line:
             return self._wait(self._within_the_deadline(body))
         except TimeoutError:
             raise NoResponse(_late(self.settings.timeout), billed=True) from None
+        except (OverflowError, ExceptionGroup) as error:  # of a proxy with an impossible port
+            said = next(each for each in _causes(error) if not isinstance(each, ExceptionGroup))
+            raise Unreachable(f"{_proxy_advice(error)} ({said})") from None
         except httpx.RequestError as error:
             _raise_if_hopeless(error, self.settings)
             late = isinstance(error, httpx.TimeoutException)
