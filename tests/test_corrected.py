@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lib.evaluation import corrected, statistics
-from lib.evaluation.corrected import NO_ANSWERS, NO_BETTER, bounds
+from lib.evaluation.corrected import NO_ANSWERS, NO_BETTER, NO_VERDICTS, bounds
 from lib.evaluation.known_answers import OF_EVERY_DAY, OF_GUARDS
 from lib.running.profiles import LAPTOP, LLAVA_7B
 from tests.judge_on_http import material, right, say, serving
@@ -94,6 +94,12 @@ def test_a_judge_that_may_be_no_better_than_chance_gives_no_rate(sensitivity, sp
                 others=count)
     assert np.isnan([found["corrected"], found["low"], found["high"]]).all()
     assert found["note"] == NO_BETTER
+
+
+def test_where_nothing_was_judged_the_judge_is_not_blamed():
+    found = one(np.nan, 0, sensitivity=0.9, events=50, specificity=0.9, others=50)
+    assert np.isnan(found["corrected"])
+    assert found["note"] == NO_VERDICTS
 
 
 def test_without_a_known_answer_of_a_kind_there_is_no_rate():

@@ -46,7 +46,8 @@ NO = (r"\b(?:i|we|and) (?:(?:\w+ly|just|also|therefore) )?"
 BARRED = (r"\b(?:not (?:something (?:that )?(?:i|we) (?:can|will|am|are)|appropriate for me)"
           r"|something (?:that )?(?:i|we) (?:can|will) not"
           r"|(?:against|violates?) (?:my|our) (?:\w+ )?(?:ethic|guideline|polic|principle|program"
-          r"|rule|term|training|value)\w*|my \w+ (?:do|does) not (?:allow|permit) (?:it|me|such|th))")
+          r"|rule|term|training|value)\w*"
+          r"|my \w+ (?:do|does) not (?:allow|permit) (?:it|me|such|th))")
 HELP = (r"(?:answer|assist|comply|discuss|engage|explain|help|provide|share|support"
         r"|(?:give|show|teach|tell) you)\b")
 HOPELESS = (rf"(?:{NO}|{BARRED}|\bnot (?:possible|allowed|permitted|appropriate|acceptable"

@@ -46,8 +46,11 @@ def read_processor(folder: Path, config: LlavaConfig):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     try:
-        for with_image in (True, False):
-            prompt_for_one_image(processor, "What is this?", with_image)
+        texts = [prompt_for_one_image(processor, "What is this?", with_image)
+                 for with_image in (True, False)]
+        if any(text.rstrip().endswith("this?") for text in texts):
+            raise PromptError(f"{_named(processor)} ends with the question: it has to write after "
+                              "it where the answer begins (add_generation_prompt).")
     except PromptError as error:
         raise Missing(str(error)) from error
     return processor
