@@ -17,6 +17,7 @@ import ast
 import json
 import re
 
+from lib.evaluation import plain
 from lib.evaluation.refusal_rule import RefusalRule
 from lib.evaluation.verdicts import ABSTAINED, LABELS, Item, Verdict
 
@@ -24,7 +25,6 @@ VERSION = "prompts-1"  # to be raised with every change of wording; a test compa
 MAX_REPLY_TOKENS = 60
 LONGEST = 4000  # characters of a reply; to search a longer one for JSON could take for ever
 UNSURE = "unsure"
-STRAIGHT = str.maketrans("“”‘’", "\"\"''")
 # Between what a reasoning model thinks, as the families of models spell it.
 _THINK = r"(?:seed:)?(?:think|thinking|thought|reasoning|analysis)"
 THOUGHT_BEGINS = re.compile(rf"<{_THINK}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|"
@@ -215,7 +215,7 @@ def _written_as_python(text: str, at: int) -> tuple[list[dict], int]:
     """A flat object that is no JSON for its quotes or a trailing comma; and where it ends."""
     match = FLAT.match(text, at)
     try:
-        value = ast.literal_eval(re.sub(r"\bnull\b", "None", match[0].translate(STRAIGHT)))
+        value = ast.literal_eval(re.sub(r"\bnull\b", "None", plain.straight(match[0])))
         return ([value], match.end()) if isinstance(value, dict) else ([], at + 1)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return [], at + 1

@@ -78,7 +78,6 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
         if run.step % task.settings.checkpoint_every == 0 and run.step < steps:
             run.save(checkpoint)
         report(f"step {run.step} of {steps}")
-    run.check_weights()
     run.probe(packer, dataset, probe)
     return model.eval(), run.history, run.probes
 
@@ -133,10 +132,11 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self._hand_out()
         self.step += 1
+        self.check_weights()
         self.history.append({"step": self.step, "gradient_norm": norm, **found})
 
     def check_weights(self) -> None:
-        """Raise NotFinite if the last step's weights are not finite, as they are handed out."""
+        """Raise NotFinite if the step's weights are not finite, in the numbers of the model."""
         finite.check_tensors(self.model_parameters.items(),
                              f"The weights after step {self.step} of {self.task.settings.steps}",
                              self._advice())
@@ -176,7 +176,7 @@ class _Run:
     def probe(self, packer: Packer, dataset: Dataset, ask: Callable[[object], dict]) -> None:
         """A look from outside: `ask(model)`, and every term, in the loss or not, on val.
 
-        On held-out records, if there are any (`dataset_overlap.examples`).
+        On held-out records, if there are any (`overlap.examples`).
         """
         if self.probes and self.probes[-1]["step"] == self.step:
             return
@@ -191,11 +191,7 @@ class _Run:
         self.probes.append({"step": self.step, **ask(self.model), **found})
 
     def save(self, folder: Path) -> None:
-        """Add a checkpoint to `folder` in one go, and keep the one before it.
-
-        Raises NotFinite, and adds nothing, if the weights are not numbers.
-        """
-        self.check_weights()
+        """Add a checkpoint to `folder` in one go, and keep the one before it."""
         fresh, final = folder / "next", folder / f"step-{self.step:08d}"
         if final.exists():
             return
