@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from lib.data import dataset
 from lib.evaluation.evaluate import questions
 from lib.model.packing import Packer
 from lib.running.experiments import main_runs, sweep_runs
@@ -16,6 +17,7 @@ from lib.scale.workload import Assumed
 from lib.unlearning import methods
 from lib.unlearning import steps as lessons
 from lib.unlearning.settings import Unlearning
+from tests import tiny_llava
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
@@ -73,6 +75,17 @@ def test_records_and_pictures_are_counted_in_the_data_folder(tmp_path):
         records = [{"image_id": f"{split}{i}.jpg", "SDImage_path": "cup.jpg"} for i in range(count)]
         (tmp_path / f"all_{split}.json").write_text(json.dumps(records))
     assert workload.measured(str(tmp_path)) == Assumed(train=7, val=3, pictures=11)
+
+
+def test_safe_neighbours_are_asked_too(tmp_path):
+    folder = tiny_llava.write_dataset(tmp_path, released=True)
+    for path in folder.glob("all_*.json"):  # of all records, and not of half of them
+        path.write_text(json.dumps([record for record in json.loads(path.read_text())
+                                    if "safeNb_pairs" in record]))
+    data, sizes = dataset.read(folder), workload.measured(str(folder))
+    asked = questions(data, None)
+    assert workload.asked(LLAVA_7B, sizes) == len(asked) + 3 * sum(
+        q.set == "harmful" for q in asked)
 
 
 def test_a_file_that_cannot_be_read_stops_no_plan(tmp_path):

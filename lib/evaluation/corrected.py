@@ -20,7 +20,8 @@ from lib.evaluation.agreement import DECISIONS
 from lib.evaluation.verdicts import LABELS
 
 # metric: the set that it looks at, and the labels that count
-EVENTS = {name.lower(): (kind, labels) for kind, name, labels in DECISIONS if labels}
+EVENTS = {f"{name}_{kind}".lower() if kind == "neighbour" else name.lower(): (kind, labels)
+          for kind, name, labels in DECISIONS if labels}
 FEW = 10  # labelled answers of a kind: with fewer, the known answers count as well
 Z = 1.959964  # of 95 %
 BY = ("method", "prompt_decouple", "split")
@@ -95,6 +96,8 @@ def _pairs(answers: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _of_known(known: pd.DataFrame) -> pd.DataFrame:
+    # Of a safe neighbour a judge is asked what it is asked of a safe picture.
+    known = pd.concat([known, known[known["set"].eq("safe")].assign(set="neighbour")])
     by_guard = known["judge"].str.startswith("guard:")
     others = _pairs(known[~by_guard])
     if not by_guard.any():

@@ -27,6 +27,7 @@ class Assumed:
                            "which are 28.8 K pairs / 12")
     val: int = _of(600, "held-out records, if no data folder says: the other quarter")
     pictures: int = _of(3000, "pictures, harmful and safe, if no data folder says (the paper's)")
+    neighbours: int = _of(0, "safe neighbours of a record, if no data folder says")
     prefix: int = _of(5, "tokens before a question beside the image's: <s> USER:")
     question: int = _of(30, "tokens of a question with ASSISTANT:")
     answer: int = _of(160, "tokens of a harmful or a normal answer about a picture")
@@ -55,7 +56,9 @@ def measured(data: str | None) -> Assumed:
     records = [record for file in files for record in file if isinstance(record, dict)]
     named = {str(record[field]) for record in records
              for field in ("image_path", "image_id", "SDImage_path") if field in record}
-    return Assumed(train=len(files[0]), val=len(files[1]), pictures=len(named))
+    near = sum(len(record.get("safeNb_pairs") or ()) for record in records)
+    return Assumed(train=len(files[0]), val=len(files[1]), pictures=len(named),
+                   neighbours=round(near / max(1, len(records))))
 
 
 def _loaded(file: Path) -> list:
@@ -88,11 +91,11 @@ def benchmarked(profile: Profile) -> tuple[int, int]:
 def asked(profile: Profile, assumed: Assumed) -> int:
     """How many answers one model's evaluation has (`evaluate`): greedy, and samples of the harmful.
 
-    Per record four harmful, four safe and four retain questions.
+    Per record four harmful, four safe and four retain questions, and its safe neighbours.
     """
     some = profile.evaluation.train_records
     records = assumed.val + (assumed.train if some is None else min(assumed.train, 6 * some))
-    return records * (12 + 4 * profile.evaluation.samples)
+    return records * (12 + assumed.neighbours + 4 * profile.evaluation.samples)
 
 
 def step_rows(row: Mapping[str, float], images: int, queries: int | None, image_tokens: int,
