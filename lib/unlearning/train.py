@@ -71,7 +71,6 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
         if run.step % task.settings.checkpoint_every == 0 and run.step < steps:
             run.save(checkpoint)
         report(f"step {run.step} of {steps}")
-    run.check_weights()
     run.probe(packer, dataset, probe)
     return model.eval(), run.history, run.probes
 
@@ -126,10 +125,11 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self._hand_out()
         self.step += 1
+        self.check_weights()
         self.history.append({"step": self.step, "gradient_norm": norm, **found})
 
     def check_weights(self) -> None:
-        """Raise NotFinite if the last step's weights are not finite, as they are handed out."""
+        """Raise NotFinite if the step's weights are not finite, in the numbers of the model."""
         finite.check_tensors(self.model_parameters.items(),
                              f"The weights after step {self.step} of {self.task.settings.steps}",
                              self._advice())
@@ -169,7 +169,7 @@ class _Run:
     def probe(self, packer: Packer, dataset: Dataset, ask: Callable[[object], dict]) -> None:
         """A look from outside: `ask(model)`, and every term, in the loss or not, on val.
 
-        On held-out records, if there are any (`dataset_overlap.examples`).
+        On held-out records, if there are any (`overlap.examples`).
         """
         if self.probes and self.probes[-1]["step"] == self.step:
             return
@@ -184,8 +184,7 @@ class _Run:
         self.probes.append({"step": self.step, **ask(self.model), **found})
 
     def save(self, folder: Path) -> None:
-        """Add a checkpoint to `folder`. Raises NotFinite, and adds nothing, if that is due."""
-        self.check_weights()
+        """Add a checkpoint to `folder`."""
         checkpoints.save(
             folder, self.step, {"history": self.history, "probes": self.probes},
             weights={name: p.detach().contiguous() for name, p in self.trained.items()},
