@@ -100,7 +100,7 @@ def asked(profile: Profile, assumed: Assumed) -> int:
 
 def step_rows(row: Mapping[str, float], images: int, queries: int | None, image_tokens: int,
               assumed: Assumed) -> list[Row]:
-    """The rows of one training step, as `lessons.groups` and `Packer` make them."""
+    """The rows of one training step, as `steps.groups` and `Packer` make them."""
     count, half = queries or 4, (queries or 4) // 2  # half of the retain pairs are texts
     kinds = terms.reads(row)
     kept = half if "retain" in kinds else 0
@@ -117,7 +117,7 @@ def step_rows(row: Mapping[str, float], images: int, queries: int | None, image_
 
 
 def rows_of(batch, image_token: int) -> list[Row]:
-    """The rows of a `batching.Batch`, counted from its tensors."""
+    """The rows of a `packing.Batch`, counted from its tensors."""
     lengths, found = iter(batch.answers.bincount().tolist()), []
     for ids, segments in zip(batch.input_ids, batch.segments, strict=True):
         own = segments[segments > 0].bincount()[1:].tolist()

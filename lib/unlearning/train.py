@@ -169,7 +169,7 @@ class _Run:
     def probe(self, packer: Packer, dataset: Dataset, ask: Callable[[object], dict]) -> None:
         """A look from outside: `ask(model)`, and every term, in the loss or not, on val.
 
-        On held-out records, if there are any (`dataset_overlap.examples`).
+        On held-out records, if there are any (`overlap.examples`).
         """
         if self.probes and self.probes[-1]["step"] == self.step:
             return

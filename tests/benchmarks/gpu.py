@@ -132,7 +132,7 @@ def build(shape: shapes.Shape) -> tuple:
 
 
 class RandomFeatures:
-    """Stands where `batching.Features` would: the tower's features of any picture, from memory."""
+    """Stands where `packing.Features` would: the tower's features of any picture, from memory."""
 
     def __init__(self, shape: shapes.Shape):
         self.one = torch.randn(shape.image_tokens, shape.tower_hidden).to(DTYPE)
