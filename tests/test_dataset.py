@@ -244,6 +244,9 @@ IN_A_RECORD = [
     ("the path leaves the folder", put("SDImage_path", value="../a.png"), ["leads out", "../a"]),
     ("the path leaves a folder of a like name", put("SDImage_path", value="../world2/a.png"),
      ["leads out"]),
+    ("the path leaves the folder and comes back", put(
+        "SDImage_path", value=lambda folder: f"../{folder.name}/images/safe/traina-safe.png"),
+     ["leads out"]),
     ("the picture is a link to outside", repaint(link_outside), ["leads out", "copy the picture"]),
     ("the picture is a link to itself", repaint(link_to_itself), ["missing file"]),
     ("the picture file is empty", repaint(lambda path: path.write_bytes(b"")), ["not a picture"]),

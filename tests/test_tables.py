@@ -100,6 +100,12 @@ def test_the_files_hold_the_frames(per_answer, written, table_ci):
         "main_table.md", "main_table.tex", "main_table_beside_paper.md"}  # fmt: skip
 
 
+def test_a_name_of_data_is_no_formula_to_a_spreadsheet(per_answer, tmp_path):
+    tables.write_main_tables(per_answer, tmp_path, "=HYPERLINK(1)")
+    origin = pd.read_csv(tmp_path / "main_table_beside_paper.csv").origin
+    assert origin[0] == "'=HYPERLINK(1)"
+
+
 def test_writing_twice_gives_the_same_bytes(per_answer, written, tmp_path):
     for path in tables.write_main_tables(per_answer, tmp_path):
         assert path.read_bytes() == written[path.name].read_bytes()

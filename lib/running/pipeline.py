@@ -61,7 +61,7 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engin
               expected=None) -> Plan:
     """Return the plan for these notebooks, after checking that they take our parameters.
 
-    expected: `estimate.Costs` of a real profile, None if they cannot be told.
+    expected: `lib.scale.estimate.Costs` of a real profile, None if they cannot be told.
     """
     from lib.running import (
         experiments,  # takes seconds to import: not before the options are known good
