@@ -14,7 +14,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from lib.data import discretion
-from lib.figures.style import FONT, HATCH, METHOD_NAMES, NEUTRAL, SMALL
+from lib.figures.style import FONT, HATCH, NEUTRAL, SMALL
+from lib.unlearning.methods import run_name
 
 # Figures, axes and legends.
 
@@ -55,7 +56,7 @@ def step_axis(axis) -> None:
 
 def method_ticks(axes, places: list[tuple[str, int, float]]) -> None:
     methods = list(dict.fromkeys(method for method, _, _ in places))
-    axes.set_xticks(range(len(methods)), [METHOD_NAMES[method] for method in methods])
+    axes.set_xticks(range(len(methods)), [run_name(method, 0) for method in methods])
     axes.set_xlim(-0.6, len(methods) - 0.4)
     axes.grid(axis="x", visible=False)
 

@@ -166,7 +166,7 @@ def paired_differences(
     for y, row in enumerate(frame.itertuples()):
         lengths = parts.errors(row.difference, row.low, row.high)
         axes.errorbar(row.difference, y, xerr=lengths, capsize=3, **style.point_look(row.Index, 1))
-    axes.set_yticks(range(len(order)), [style.METHOD_NAMES[method] for method in order])
+    axes.set_yticks(range(len(order)), [run_name(method, 0) for method in order])
     axes.set_ylim(-0.6, len(order) - 0.4)
     name = style.METRIC_NAMES.get(metric, metric)
     axes.set_xlabel(f"{name} with PD minus without (percentage points)")

@@ -22,7 +22,6 @@ if hasattr(get_ipython(), "kernel") and mpl.get_backend().lower() == "agg":
     get_ipython().run_line_magic("matplotlib", "inline")  # Agg, of the environment, shows nothing
 
 METHOD_COLOURS = {"vanilla": "#7F7F7F"} | {key: each.colour for key, each in METHODS.items()}
-METHOD_NAMES = {"vanilla": "original"} | {key: each.title for key, each in METHODS.items()}
 METRIC_NAMES = {key: each.title for key, each in METRICS.items()}
 SPLIT_NAMES = {
     "efficacy": "efficacy (training pictures)",

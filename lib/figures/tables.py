@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.base.runs import write_csv
 from lib.data import discretion
 from lib.evaluation import metrics, statistics
 from lib.evaluation.metrics import MAIN, METRICS
@@ -221,23 +222,23 @@ def write_main_tables(
     caption = f"{world}. {said}."
     words = f"{discretion.markdown(world)}. {said}."  # names of a model and of data are in it
     both = f"Ours: {words} Paper: {model}, {SECOND_HAND}."
+    frames = {
+        "main_table.csv": main_table(per_answer),
+        "main_table_ci.csv": table_ci,
+        "all_metrics_ci.csv": every_metric,
+        "main_table_beside_paper.csv": beside,
+    }
     texts = {
-        "main_table.csv": _csv(main_table(per_answer)),
-        "main_table_ci.csv": _csv(table_ci),
-        "all_metrics_ci.csv": _csv(every_metric),
         "main_table.md": f"{words}\n\n{markdown(wide(table_ci))}",
         "main_table.tex": latex(wide(table_ci), caption),
-        "main_table_beside_paper.csv": _csv(beside),
         "main_table_beside_paper.md": f"{both}\n\n{markdown(wide_beside_paper(beside, model))}",
     }
     folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames.items():
+        write_csv(folder / name, frame, index=False, lineterminator="\n")
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in texts]
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, lineterminator="\n")
+    return [folder / name for name in (*frames, *texts)]
 
 
 def _whole(per_answer: pd.DataFrame) -> pd.DataFrame:
