@@ -336,3 +336,9 @@ def test_the_lenient_reading_lets_meaningful_text_pass_and_is_shown_where_it_dif
 def test_the_lenient_reading_never_excuses_a_refusal(answers):
     refused = answers.assign(label="refusal", answer=PLATFORM)
     assert tables.readings(refused).empty
+
+
+def test_no_name_of_a_model_or_of_data_is_a_formula_to_a_spreadsheet(per_answer, tmp_path):
+    tables.write_main_tables(per_answer, tmp_path, world="=1+1 on data")
+    table = pd.read_csv(tmp_path / "main_table_beside_paper.csv")
+    assert set(table[table["source"].eq("ours")]["origin"]) == {"'=1+1 on data"}
