@@ -4,6 +4,8 @@ They are those of a run: the same data, settings and code, with the dearest of t
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import cycle, islice
@@ -13,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from lib.base import provenance
+from lib.data.dataset import Dataset
 from lib.evaluation import evaluate
 from lib.model import generate
 from lib.model import llava as models
@@ -54,62 +57,51 @@ def _dearest(profile: Profile) -> tuple[recipes.Run, dict[str, float]]:
 
 def _measure(profile: Profile, folder: Path) -> dict[str, float]:
     read, (model, processor) = origins.checked(profile, pictures=False), origins.load(profile)
-    seen, long = Features(model, processor), STEPS + 2
-    settings = replace(profile.unlearning, steps=STEPS + 1, epochs=None, probe_every=long,
-                       checkpoint_every=long)
+    seen, found, rare = Features(model, processor), {}, STEPS + 2
+    settings = replace(profile.unlearning, steps=STEPS + 1, epochs=None, probe_every=rare,
+                       checkpoint_every=rare)
     task = replace(recipes.task(profile, _dearest(profile)[0]), settings=settings)
-    first, *pictures = ([row.image for row in step_rows(read, task, step) if row.image]
-                        for step in range(STEPS + 1))
-    found = {"tower": _tower(seen, first, sum(pictures, []))}
-    with TemporaryDirectory() as scratch:
+    first, *others = ({row.image for row in step_rows(read, task, step) if row.image}
+                      for step in range(STEPS + 1))
+    fresh = sorted(set().union(*others) - first)
+    seen.add(sorted(first))
+    with _timed(found, "tower", len(fresh)):
+        seen.add(fresh)
+    ends = []
+    with _timed(found, "training"), TemporaryDirectory() as scratch:
         packer = recipes.packer(profile, model, processor, seen)
-        model, found["training"] = _steps(model, packer, read, task, Path(scratch))
+        model, _, _ = unlearn(model, packer, read, task, Path(scratch),
+                              report=lambda text: ends.append(time.perf_counter()))
+    found["training_seconds"] = (ends[-1] - ends[-1 - STEPS]) / STEPS
     merge_if_exact(model)
+    queries = _queries(profile, read, model)
+    ask = partial(generate.answer, model, processor, seen, settings=profile.evaluation)
+    ask(queries=queries[:1])
+    seen.add([query.image for query in queries])
+    with _timed(found, "answering", len(queries)):
+        ask(queries=queries)
+    return found
+
+
+def _queries(profile: Profile, read: Dataset, model) -> list[generate.Query]:
+    """A few held-out questions, as often as fills a run's batch."""
     asked = evaluate.held_out(evaluate.questions(read, None), "harmful")[:QUESTIONS]
-    found["answering"] = _answers(profile, model, processor, seen, asked)
-    return {f"{name}_{unit}": value for name, values in found.items()
-            for unit, value in zip(("seconds", "bytes"), values, strict=True)}
-
-
-def _tower(seen: Features, first: list[Path], others: list[Path]) -> tuple[float, float]:
-    """(seconds of a picture, bytes); the pictures that follow are known then."""
-    seen.add(first)
-    before, started = len(seen.known), _start()
-    seen.add(others)
-    return (time.perf_counter() - started) / max(1, len(seen.known) - before), _peak()
-
-
-def _steps(model, packer, read, task, scratch: Path) -> tuple[object, tuple[float, float]]:
-    """The model with its adapter, and (seconds of a step, bytes)."""
-    ends, _ = [], _start()
-    model, _, _ = unlearn(model, packer, read, task, scratch,
-                          report=lambda text: ends.append(time.perf_counter()))
-    return model, ((ends[-1] - ends[-1 - STEPS]) / STEPS, _peak())
-
-
-def _answers(profile: Profile, model, processor, seen: Features, asked) -> tuple[float, float]:
-    """(seconds of an answer, bytes). The questions are put as often as fills a run's batch."""
     at_once = generate.ON_A_CPU if models.llava(model).device.type == "cpu" else generate.ON_A_GPU
     count = max(QUESTIONS, profile.evaluation.batch or at_once)
-    queries = [generate.Query(q.image, q.question) for q in islice(cycle(asked), count)]
-    ask = partial(generate.answer, model, processor, seen, settings=profile.evaluation)
-    seen.add([query.image for query in queries])
-    ask(queries=queries[:1])
-    started = _start()
-    ask(queries=queries)
-    return (time.perf_counter() - started) / count, _peak()
+    return [generate.Query(q.image, q.question) for q in islice(cycle(asked), count)]
 
 
-def _start() -> float:
-    """Now, from when the peak of memory counts."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+@contextmanager
+def _timed(found: dict[str, float], name: str, count: int = 1) -> Iterator[None]:
+    """Add the block's seconds, of each of `count`, and the peak of memory meanwhile, in bytes.
+
+    On the GPU; without one, of this process since it began.
+    """
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    return time.perf_counter()
-
-
-def _peak() -> float:
-    """Bytes on the GPU; without one, of this process since it began."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return provenance.peak_memory_mb() * 1e6
+    started = time.perf_counter()
+    yield
+    found[f"{name}_seconds"] = (time.perf_counter() - started) / max(1, count)
+    found[f"{name}_bytes"] = (torch.cuda.max_memory_allocated() if on_gpu else
+                              provenance.peak_memory_mb() * 1e6)
