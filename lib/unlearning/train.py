@@ -104,14 +104,15 @@ class _Run:
         self.model.train()
         parts = lots(step_rows(dataset, self.task, self.step), self.task.runtime.micro_batch)
         found: Counter[str] = Counter()
-        for lot, share in zip(parts, self._shares(packer, parts), strict=True):
-            values = self._terms(packer, lot, self.task.row)
+        for lot, share in zip(parts, shares(packer, parts, self.task.official_quirks), strict=True):
+            values = said_of(self.model, packer, lot, self.task.row, self.task.official_quirks)
             row = {name: weight * share[name] for name, weight in self.task.row.items()
                    if name in values}
             loss = terms.total(values, row)
             loss.backward()
             self._take_gradients()
-            found.update({"loss": loss.item(), **_items(values, share)})
+            found.update({"loss": loss.item()} | {name: value.item() * share[name]
+                                                  for name, value in values.items()})
         finite.check_numbers(found, self._where(), self._advice())
         return dict(found)
 
@@ -142,12 +143,6 @@ class _Run:
                 f"{self.task.settings.lr:g} or a longer warmup (lib/running/profiles.py)"
                 + (", or bfloat16 instead of float16" * (llava(self.model).dtype == torch.float16))
                 + ".")
-
-    def _terms(self, packer: Packer, rows: Sequence[Group], names) -> dict[str, Tensor]:
-        return said_of(self.model, packer, rows, names, self.task.official_quirks)
-
-    def _shares(self, packer: Packer, parts: Sequence[Sequence[Group]]) -> list[dict[str, float]]:
-        return shares(packer, parts, self.task.official_quirks)
 
     def _take_gradients(self) -> None:
         """Add the model's gradients to those of the float32 copies, where there are copies."""
@@ -214,10 +209,6 @@ class _Run:
                 for key, value in moments.items() if key.rpartition("/")[0] == name}
         self._hand_out()
         self.step, self.history, self.probes = step, history, probes
-
-
-def _items(values: Mapping[str, Tensor], share: Mapping[str, float]) -> dict[str, float]:
-    return {name: value.item() * share[name] for name, value in values.items()}
 
 
 def step_rows(dataset: Dataset, task: Task, step: int) -> list[Group]:
