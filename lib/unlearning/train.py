@@ -173,8 +173,8 @@ class _Run:
         rng = np.random.default_rng([self.task.seed, 2])
         everything = groups(records, dataset.refusals, WATCHED, rng)
         self.model.eval()
-        found = measured(self.model, packer, everything, WATCHED, self.task)
-        found = {name: found[name].item() for name in WATCHED}
+        values = measured(self.model, packer, everything, WATCHED, self.task)
+        found = {name: values[name].item() for name in WATCHED}
         finite.check_numbers(found, f"After {self.step} steps, on records of val", self._advice())
         self.probes.append({"step": self.step, **ask(self.model), **found})
 
@@ -196,8 +196,7 @@ class _Run:
                 checkpoints.discard(path, damage)
 
     @torch.no_grad()
-    def _take(self, state: dict, weights: Mapping[str, Tensor],
-              moments: Mapping[str, Tensor]) -> None:
+    def _take(self, state: dict, weights: Mapping, moments: Mapping) -> None:
         step, history, probes = state["step"], state["history"], state["probes"]
         if weights.keys() != self.trained.keys():  # nothing is changed before all was read
             raise KeyError("other weights than those that are trained")
