@@ -203,7 +203,7 @@ def tree() -> str:
 def _about(module: Path) -> str:
     """The first sentence of a module's docstring."""
     words = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
-    return re.split(r"(?<=[.:]) |\.$|\n\n", words.replace("\n", " "))[0].rstrip(".:")
+    return re.split(r"(?<=\.) |\n\n", words)[0].replace("\n", " ").rstrip(".")
 
 
 def _listing(folder: str, files: dict[str, str]) -> str:
