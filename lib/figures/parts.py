@@ -79,9 +79,16 @@ def percent(*rates: float) -> str:
 
 
 def number_over(axes, x: float, top: float, value: float) -> None:
-    axes.annotate(
-        f"{value:.0f}", (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=SMALL
-    )
+    _number(axes, f"{value:.0f}", (x, top), (0, 2), ha="center")
+
+
+def number_beside(axes, end: float, y: float, text: str, gap: int) -> None:
+    """A number right of where a lying bar ends, `gap` points away."""
+    _number(axes, text, (end, y), (gap, 0), va="center")
+
+
+def _number(axes, text: str, place: tuple, points: tuple, **aligned) -> None:
+    axes.annotate(text, place, points, textcoords="offset points", fontsize=SMALL, **aligned)
 
 
 def legend(fig, handles: list) -> None:

@@ -125,10 +125,7 @@ def _source_bar(axes, row, place: int) -> None:
     lengths = parts.errors(row.value, row.low, row.high)
     if ours:
         axes.errorbar(row.value, y, xerr=lengths, color="black", capsize=2)
-    axes.annotate(
-        f"{row.value:.0f}", (row.value + lengths[1, 0], y), (4, 0), textcoords="offset points",
-        va="center", fontsize=style.SMALL,
-    )  # fmt: skip
+    parts.number_beside(axes, row.value + lengths[1, 0], y, f"{row.value:.0f}", gap=4)
 
 
 def _reduced(axes, ours: pd.DataFrame, runs: list[tuple[str, int]], reduction: float) -> None:
