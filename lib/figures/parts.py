@@ -22,9 +22,8 @@ from lib.unlearning.methods import run_name
 
 def grid(title: str, rows: int, columns: int, size: tuple[float, float], **kwargs):
     """A figure with its title and [rows, columns] axes; `size` in inches."""
-    fig, axes = plt.subplots(
-        rows, columns, figsize=size, layout="constrained", squeeze=False, **kwargs
-    )
+    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False,
+                             **kwargs)
     headline(fig, title, size[0])
     return fig, axes
 

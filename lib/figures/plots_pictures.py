@@ -81,9 +81,8 @@ def _totals(axes, frame: pd.DataFrame) -> None:
 
 
 @figure("question", "picture", "image", "model", "answer", "label")
-def same_question_two_pictures(
-    rows, title: str = "The same question about two pictures"
-) -> plt.Figure:
+def same_question_two_pictures(rows,
+                               title: str = "The same question about two pictures") -> plt.Figure:
     """Harmful picture left, safe picture right, and each model's answers beside them.
 
     Columns: question, picture ("harmful" | "safe"), image (PIL), model, answer, label (of the
