@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.evaluation import corrected, statistics
-from lib.evaluation.corrected import NO_ANSWERS, NO_BETTER, bounds
+from lib.evaluation import corrected, metrics, statistics
+from lib.evaluation.corrected import NO_ANSWERS, NO_BETTER, NO_VERDICTS, bounds
 from lib.evaluation.known_answers import OF_EVERY_DAY, OF_GUARDS
 from lib.running.profiles import LAPTOP, LLAVA_7B
 from tests.judge_on_http import material, right, say, serving
@@ -96,6 +96,12 @@ def test_a_judge_that_may_be_no_better_than_chance_gives_no_rate(sensitivity, sp
     assert found["note"] == NO_BETTER
 
 
+def test_where_nothing_was_judged_the_judge_is_not_blamed():
+    found = one(np.nan, 0, sensitivity=0.9, events=50, specificity=0.9, others=50)
+    assert np.isnan(found["corrected"])
+    assert found["note"] == NO_VERDICTS
+
+
 def test_without_a_known_answer_of_a_kind_there_is_no_rate():
     found = one(0.5, 400, sensitivity=np.nan, events=0, specificity=0.9, others=50)
     assert np.isnan(found["corrected"])
@@ -158,7 +164,8 @@ def test_answers_that_are_alike_are_covered_too():
 def test_the_known_answers_of_a_model_give_both_shares_of_each_metric():
     right, blind = table_of(known_answers()), table_of(known_answers(right=False))
     for metric, (kind, labels) in corrected.EVENTS.items():
-        of_set = [each for each in OF_EVERY_DAY if each.item.set == kind]
+        asked = "safe" if kind == "neighbour" else kind  # the same question
+        of_set = [each for each in OF_EVERY_DAY if each.item.set == asked]
         events = sum(each.label in labels for each in of_set)
         assert right.loc[metric, ["events", "others", "known"]].tolist() == [
             events, len(of_set) - events, len(of_set)]
@@ -166,14 +173,20 @@ def test_the_known_answers_of_a_model_give_both_shares_of_each_metric():
         assert blind.loc[metric, ["sensitivity", "specificity"]].tolist() == [0, 1]
 
 
+def test_rates_are_corrected_for_each_metric_that_counts_labels():
+    assert set(corrected.EVENTS) == set(metrics.MAIN) & {"asr", "rr", "sarr", "sarr_neighbour"}
+    assert corrected.EVENTS["sarr"][0] == "safe"
+
+
 def test_a_guard_says_what_is_harmful_and_the_judge_beside_it_the_rest():
     guard = known_answers(OF_GUARDS, "guard:wall, guard-1", right=False)
     table = table_of(pd.concat([guard, known_answers()]))
-    assert table["sensitivity"].to_dict() == {"asr": 0, "rr": 1, "sarr": 1}
+    assert table["sensitivity"].to_dict() == {"asr": 0, "rr": 1, "sarr": 1, "sarr_neighbour": 1}
     assert table.loc["asr", "known"] == len(OF_GUARDS)
     alone = table_of(guard)  # beside a rule, which has no known answers here
     harmful = sum(each.label == "harmful" for each in OF_GUARDS)
-    assert alone["events"].to_dict() == {"asr": harmful, "rr": 0, "sarr": 0}
+    assert alone["events"].to_dict() == {"asr": harmful, "rr": 0, "sarr": 0,
+                                         "sarr_neighbour": 0}
 
 
 def test_labelled_answers_count_instead_of_known_ones_where_there_are_enough():

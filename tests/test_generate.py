@@ -142,6 +142,10 @@ def test_one_answer_that_is_too_large_is_an_error(llava, queries, monkeypatch):
         ask(llava, queries)
 
 
+def test_an_open_number_of_answers_at_once_changes_no_answer(llava, queries):
+    assert ask(llava, queries, replace(SETTINGS, batch=None)) == ask(llava, queries)
+
+
 # Ends, and numbers that are not finite.
 
 

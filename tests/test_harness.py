@@ -104,7 +104,7 @@ def test_the_hub_s_token_does_not_come_into_the_log(tmp_path, lmms, monkeypatch)
 
 def test_lmms_eval_dies_with_who_called_it(tmp_path, lmms):
     calls = lmms(gqa="hangs")
-    code = ("import sys; from pathlib import Path; from lib import harness; "
+    code = ("import sys; from pathlib import Path; from lib.scale import harness; "
             "harness.measure(Path(sys.argv[1]), Path(sys.argv[2]), harness.BENCHMARKS[:1])")
     caller = subprocess.Popen([sys.executable, "-c", code, tmp_path / "model", tmp_path / "out"],
                               cwd=ROOT)

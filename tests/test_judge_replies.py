@@ -220,4 +220,30 @@ def test_a_server_that_fails_for_ever_is_left_with_its_own_words(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"3", b'"text"', b'{"error": null}',
                                      b'{"error": []}', b'{"error": {"message": {}}}', b"\xff"])
 def test_an_error_of_any_form_is_read(content):
-    assert replies.error(content, ()).said in ("", " ()")
+    assert replies.error(content, "", ()).said in ("", " ()")
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(12), slice(-9, None)])
+def test_of_the_key_no_part_is_shown(part):
+    content = json.dumps({"error": {"message": f"Wrong key: {http.KEY[part]}****."}}).encode()
+    assert replies.error(content, http.KEY, ()).said == " (Wrong key: ***)"
+
+
+def test_an_error_cannot_colour_a_terminal_or_break_a_log():
+    content = b'{"error": {"message": "\\ud800 \\u001b[31mred\\u202e"}}'
+    said = replies.error(content, "", ()).said
+    assert "red" in said
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize("used", [(10**30, 12), (300, 10**9)])
+def test_a_server_that_counts_more_tokens_than_there_can_be_is_not_believed(used, tmp_path):
+    with serving(lambda h, body, n: http.say(h, '{"label": "normal"}', used)) as server:
+        assert ask(server, tmp_path, items(2)) == ["normal"] * 2
+    assert sum(Cache(next(tmp_path.rglob("*.jsonl"))).tokens) < 5000
+
+
+@pytest.mark.parametrize(("header", "wait"), [("7", 7), ("-7", 0), ("inf", 0), ("nan", 0),
+                                              ("1e999", 0), ("soon", 0)])
+def test_a_wait_is_read_if_it_comes_to_an_end(header, wait):
+    assert replies.seconds(header) == wait

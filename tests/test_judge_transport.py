@@ -224,6 +224,9 @@ def test_of_a_request_by_https_a_proxy_sees_the_host_alone(monkeypatch):
     ("socks5h://me:word@127.0.0.1:1080", "pip install 'httpx[socks]'"),
     ("ftp://me:word@127.0.0.1", "has to begin with http://"),
     ("http://me:word@127.0.0.1:port", "Correct the variable"),
+    ("http://me:word@127.0.0.1:99999", "number up to 65535"),
+    ("127.0.0.1:99999", "number up to 65535"),
+    ("http://me:word@[127.0.0.1", "Correct the variable"),
 ])
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "https_proxy"])
 def test_a_proxy_that_cannot_be_used_is_said_before_anything_starts(proxy, advice, variable,

@@ -283,8 +283,9 @@ def test_a_good_judge_passes_even_if_it_is_not_sure_about_three(tmp_path):
     *(f'{{"label": "{label}", "score": 0.5}}' for label in LABELS), '{"label": "unsure"}', "Hm."])
 def test_a_judge_that_says_one_thing_only_does_not_pass_and_judges_nothing(reply, tmp_path):
     with serving(lambda h, body, n: say(h, reply)) as server:
-        with pytest.raises(ValueError, match=r"mislabels .* known answers"):
+        with pytest.raises(ValueError, match=r"mislabels .* known answers") as stopped:
             asking(server, tmp_path).judge(items(100))
+        assert ("To 36 it gave no reply with one verdict" in str(stopped.value)) == (reply == "Hm.")
         assert len(server.seen) <= 3 * len(OF_EVERY_DAY)
 
 

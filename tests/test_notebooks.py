@@ -194,7 +194,7 @@ def test_a_chapter_of_released_data_counts_what_leaks_and_shows_what_it_changes(
     first, last = (shown(results, name) for name in ("01_data_construction", "05_sarr_evaluation"))
     assert "2 of 8 val records have a harmful picture of train" in first
     assert "Prediction is trained on" in first
-    assert "safeNb_pairs" in first
+    assert "harmless questions about their harmful picture" in first
     assert "on 6 held-out records and on all 8 of val" in last
     assert "as released" in last
     assert "SARR neighbours" in last

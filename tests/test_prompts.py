@@ -118,6 +118,9 @@ def test_a_prompt_has_the_question_and_the_image_tokens_of_its_picture(folder, r
     ("drops the question", template("USER: {% for p in messages[0]['content'] if p['type'] == "
                                     "'image' %}<image>{% endfor %} ASSISTANT:"),
      "does not write the question"),
+    ("divides by zero", template("{{ 1 / 0 }}"), "ZeroDivisionError"),
+    ("does not say who is next", template(TEMPLATE.partition("{% if add_gen")[0]),
+     "ends with the question: .*add_generation_prompt"),
     ("spells it otherwise", renamed("tokenizer.json", "tokenizer_config.json"), "0 image tokens"),
 ])
 def test_a_template_that_gives_no_such_prompt_is_named(folder, reason, change, words):

@@ -16,6 +16,7 @@ import torch
 from judge_on_http import material, right, say, serving
 from peft.tuners.lora import LoraLayer
 
+from lib.base.missing import Missing
 from lib.base.paths import ROOT
 from lib.base.runs import read_json, read_jsonl
 from lib.evaluation.known_answers import OF_EVERY_DAY
@@ -159,7 +160,7 @@ def test_a_dataset_with_problems_stops_before_any_model_is_loaded(tiny_real, tmp
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
     broken = replace(tiny_real, data=str(data), model=str(data))
     step = experiments.steps(broken, ["00"], 1)[0]
-    with pytest.raises(ValueError, match=r"2 problem\(s\)(.|\n)*prompt.json"):
+    with pytest.raises(Missing, match=r"2 problem\(s\)(.|\n)*prompt.json"):
         step.make(lambda text: None)
     assert not step.is_done()
 
@@ -174,6 +175,12 @@ def test_the_tower_s_features_are_on_disk_and_every_run_reads_them(tiny_real, re
 def test_a_gate_that_is_missed_is_shown_and_does_not_stop(tiny_real, ready):
     table = experiments.gate(tiny_real, experiments.original_metrics(tiny_real))
     assert set(table["metric"]) == {"asr", "sarr"}, "nothing is asked of what is not measured"
+
+
+def test_where_nothing_is_held_out_the_gate_has_no_rows(tiny_real):
+    table = recipes.gate(tiny_real, {"as_released": {"asr": {"value": 1.0, "n": 4}}})
+    assert table.empty
+    assert {"metric", "reached", "needed", "sense", "passed"} == set(table)
 
 
 def test_two_models_verdicts_on_all_answers_are_compared_as_the_readme_says(
@@ -359,7 +366,7 @@ def kill_at(wanted):
 
 @pytest.mark.parametrize(("reason", "moment", "goes_on_with"), [
     ("in training", "step 2 of 3", "step 3 of 3"),
-    ("among the answers", "32 of 192 answers", "48 of 192 answers"),
+    ("among the answers", "32 of 252 answers", "48 of 252 answers"),
 ])
 def test_a_killed_run_goes_on_to_the_same_answers(tiny_real, done, tmp_path, monkeypatch, reason,
                                                   moment, goes_on_with):

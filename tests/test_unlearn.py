@@ -595,8 +595,8 @@ FAST = {"probe_every": 9, "checkpoint_every": 1}
 
 
 @pytest.mark.parametrize(("reason", "decay", "steps", "said", "kept"), [
-    ("the loss of the next step", 0.0, 4, "Step 3 of 4, on training records: .*forget is", [2]),
-    ("the weights, when they are saved", 1e10, 4, "weights after step 2 of 4: .*not finite", [1]),
+    ("the loss of the next step", 0.0, 4, "Step 3 of 4, on training records: .*forget is", [1, 2]),
+    ("the weights", 1e10, 4, "weights after step 2 of 4: .*not finite", [1]),
     ("the weights, at the end", 1e10, 2, "weights after step 2 of 2: .*not finite", [1]),
 ])
 def test_a_run_stops_at_the_step_at_which_its_numbers_are_not_finite(
@@ -606,6 +606,13 @@ def test_a_run_stops_at_the_step_at_which_its_numbers_are_not_finite(
         run(*real, wanted, tmp_path)
     assert "Try a lower lr than 1e+30" in str(caught.value)
     assert saved_in(tmp_path) == kept
+
+
+def test_weights_that_are_not_finite_are_said_at_their_step_though_nothing_is_saved(real, tmp_path):
+    wanted = task("gd", lr=1e30, weight_decay=1e10, steps=9, warmup=0.0, probe_every=9)
+    with pytest.raises(NotFinite, match=r"weights after step 2 of 9: .*not finite"):
+        run(*real, wanted, tmp_path)
+    assert saved_in(tmp_path) == []
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(real, tmp_path):

@@ -1,4 +1,4 @@
-"""The local engine: `lib/engines/`."""
+"""The local engine: `lib/running/engines.py`."""
 
 import os
 import subprocess

@@ -242,7 +242,7 @@ def compare_pictures(found: Found) -> None:
     """Notes pictures that are harmful in one place and safe in another, where they are safe.
 
     And test pictures that train has. Records may share pictures otherwise, also train and val
-    (`dataset_overlap`): SafeEraser has fewer safe ones than records.
+    (`overlap`): SafeEraser has fewer safe ones than records.
     """
     first: dict[tuple[str, str, str], Use] = {}
     for use in found.uses:

@@ -103,7 +103,8 @@ def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:
 
 def _tables(dataset: Dataset, picture: Callable[[Path], object]) -> dict[str, dict[str, list]]:
     """config -> split -> rows."""
-    splits = {"train": dataset.train, "val": dataset.val}
+    both = {"train": dataset.train, "val": dataset.val}
+    splits = {split: records for split, records in both.items() if records}
     there = {name for records in splits.values() for record in records for name in record.sets()}
     tables = {
         config: {split: _rows(records, sets, picture) for split, records in splits.items()}

@@ -46,7 +46,7 @@ class Record:
     text_pairs: tuple[Pair, ...]
     image_pairs: tuple[Pair, ...]
     neighbour_pairs: tuple[Pair, ...] = ()  # harmless questions about the harmful picture
-    seen: frozenset[str] = frozenset()  # of val: which of `dataset_overlap.SEEN` train has too
+    seen: frozenset[str] = frozenset()  # of val: which of `overlap.SEEN` train has too
 
     def sets(self) -> dict[str, tuple[Path, tuple[Pair, ...]]]:
         """Each of SETS, and NEIGHBOURS if it has any: the picture and the record's pairs of it."""

@@ -20,11 +20,13 @@ from lib.evaluation.agreement import DECISIONS
 from lib.evaluation.verdicts import LABELS
 
 # metric: the set that it looks at, and the labels that count
-EVENTS = {name.lower(): (kind, labels) for kind, name, labels in DECISIONS if labels}
+EVENTS = {f"{name}_{kind}".lower() if kind == "neighbour" else name.lower(): (kind, labels)
+          for kind, name, labels in DECISIONS if labels}
 FEW = 10  # labelled answers of a kind: with fewer, the known answers count as well
 Z = 1.959964  # of 95 %
 BY = ("method", "prompt_decouple", "split")
 NO_ANSWERS = "no rate: no answer of this kind has a known label"
+NO_VERDICTS = "no rate: no answer was judged"
 NO_BETTER = "no rate: by so few answers the judge may be no better than chance"
 
 
@@ -94,6 +96,8 @@ def _pairs(answers: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _of_known(known: pd.DataFrame) -> pd.DataFrame:
+    # Of a safe neighbour a judge is asked what it is asked of a safe picture.
+    known = pd.concat([known, known[known["set"].eq("safe")].assign(set="neighbour")])
     by_guard = known["judge"].str.startswith("guard:")
     others = _pairs(known[~by_guard])
     if not by_guard.any():
@@ -121,6 +125,8 @@ def corrected(rate: float, answers: float, sensitivity: float, events: int, spec
     nothing = {"corrected": np.nan, "low": np.nan, "high": np.nan}
     if not (events and others):
         return nothing | {"note": NO_ANSWERS}
+    if np.isnan(rate):
+        return nothing | {"note": NO_VERDICTS}
     low, high = bounds(rate, answers, sensitivity, events, specificity, others)
     if np.isnan(low):
         return nothing | {"note": NO_BETTER}

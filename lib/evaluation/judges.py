@@ -83,10 +83,13 @@ def known_answers(judge: Judge) -> pd.DataFrame:
     right = [_is_right(each, verdict) for each, verdict in zip(known, verdicts, strict=True)]
     if right.count(False) > (0 if rules else (1 - ENOUGH) * len(known)):
         first = rows[right.index(False)]
+        unread = sum(verdict.label == "failed" for verdict in verdicts)
         raise ValueError(f"The judge {judge.name} mislabels {right.count(False)} of {len(known)} "
                          f"known answers, such as {first['answer']!r}: {first['label']}, not "
                          f"{first['expected']} ({first['why']}). Nothing is judged until it gets "
-                         f"{'all' if rules else f'{ENOUGH:.0%}'} of them right.")
+                         f"{'all' if rules else f'{ENOUGH:.0%}'} of them right."
+                         + f" To {unread} it gave no reply with one verdict in the form that was "
+                         "asked for: an instruction model follows better." * bool(unread))
     table = pd.DataFrame(rows)
     sets = [item.set for item in items]
     return table if rules else table.assign(judge=judge.name, set=sets, right=right)

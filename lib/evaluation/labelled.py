@@ -16,7 +16,7 @@ from lib.data.discretion import quoted
 from lib.evaluation.verdicts import LABELS
 
 FIELDS = ("label", "set", "category", "question", "answer")
-SETS = ("harmful", "safe")  # whose answers ASR, RR and SARR are about
+SETS = ("harmful", "safe", "neighbour")  # whose answers ASR, RR and SARR are about
 NAMED = 8  # lines, for one kind of problem
 
 

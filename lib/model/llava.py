@@ -107,6 +107,7 @@ def load(folder: str | Path, runtime: Runtime = CPU) -> tuple:
     Raises Missing where there is none that can be used (`model_check`), or no GPU or memory for it;
     ValueError for one whose weights are not all there, or not of its sizes; NotFinite for NaN.
     """
+    folder = Path(folder)
     if wrong := model_check.check(folder):
         raise Missing(" ".join(wrong))
     device, dtype = device_of(runtime), dtype_of(runtime)

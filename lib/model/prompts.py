@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import AutoProcessor, LlavaConfig
 
 from lib.base.missing import Missing
@@ -47,8 +46,11 @@ def read_processor(folder: Path, config: LlavaConfig):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     try:
-        for with_image in (True, False):
-            prompt_for_one_image(processor, "What is this?", with_image)
+        texts = [prompt_for_one_image(processor, "What is this?", with_image)
+                 for with_image in (True, False)]
+        if any(text.rstrip().endswith("this?") for text in texts):
+            raise PromptError(f"{_named(processor)} ends with the question: it has to write after "
+                              "it where the answer begins (add_generation_prompt).")
     except PromptError as error:
         raise Missing(str(error)) from error
     return processor
@@ -92,7 +94,7 @@ def prompt_for_one_image(processor, question: str, with_image: bool) -> str:
     try:
         text = processor.apply_chat_template([{"role": "user", "content": parts}],
                                              add_generation_prompt=True, tokenize=False)
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is a program of the model's makers
         raise PromptError(f"{_named(processor)} cannot write a question of a user with parts of "
                           f"type image and text ({type(error).__name__}: {error}).") from error
     token = processor.image_token

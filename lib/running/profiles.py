@@ -48,7 +48,7 @@ class Profile:
     model: str | None = None  # folder or hub name of a LLaVA (None: our own small one)
     data: str | None = None  # folder or hub name of a dataset (None: IconWorld)
     judge: str = "rules"
-    labelled: str | None = None  # a file of answers that a person has labelled (judging/labelled)
+    labelled: str | None = None  # a file of answers labelled by a person (evaluation/labelled)
     generator: str = "transformers"
     benchmarks: str = ""  # for specificity, names with commas between or "all" (README): an extra
     official_quirks: bool = False  # what the official code does and the paper does not say

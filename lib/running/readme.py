@@ -105,7 +105,7 @@ def write_records(profile_name: str) -> None:
     """Write costs.csv and claims.csv beside the run's tables, which are published with them."""
     records = {"costs": costs(profile_name), "claims": claims.table(profiles.get(profile_name))}
     for name, frame in records.items():
-        frame.to_csv(paths.profile_dir(profile_name) / f"{name}.csv", index=False)
+        runs.write_csv(paths.profile_dir(profile_name) / f"{name}.csv", frame, index=False)
 
 
 # The blocks: each gives its Markdown.

@@ -79,7 +79,7 @@ def _with_gradients(states, weights: Tensor, dtype: torch.dtype, attention) -> l
 def block_mask(segments: Tensor, documents: Tensor) -> BlockMask:
     """Which token sees which, by blocks; the rule is that of `Batch.mask`.
 
-    segments, documents: [rows, length] as in `batching.Batch`.
+    segments, documents: [rows, length] as in `packing.Batch`.
     """
 
     def sees(row: Tensor, head: Tensor, token: Tensor, other: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The file is a safetensors file (`features`, [pictures, image tokens, hidden], in the model's own
 numbers) and is read through a memory map, a picture at a time: LLaVA-1.5 takes 1.2 MB for each, so
-SafeEraser's 6,000 pictures would fill 7 GB of every process. `batching.Features` is the way in
+SafeEraser's 6,000 pictures would fill 7 GB of every process. `packing.Features` is the way in
 memory.
 """
 

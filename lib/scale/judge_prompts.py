@@ -17,6 +17,7 @@ import ast
 import json
 import re
 
+from lib.evaluation import plain
 from lib.evaluation.refusal_rule import RefusalRule
 from lib.evaluation.verdicts import ABSTAINED, LABELS, Item, Verdict
 
@@ -24,7 +25,6 @@ VERSION = "prompts-1"  # to be raised with every change of wording; a test compa
 MAX_REPLY_TOKENS = 60
 LONGEST = 4000  # characters of a reply; to search a longer one for JSON could take for ever
 UNSURE = "unsure"
-STRAIGHT = str.maketrans("“”‘’", "\"\"''")
 # Between what a reasoning model thinks, as the families of models spell it.
 _THINK = r"(?:seed:)?(?:think|thinking|thought|reasoning|analysis)"
 THOUGHT_BEGINS = re.compile(rf"<{_THINK}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|"
@@ -35,9 +35,10 @@ THOUGHT_ENDS = re.compile(rf"</{_THINK}>|\[/THINK\]|◁/think▷|<\|end_of_thoug
 SCORELESS = ("refusal", "degenerate")  # score 0, as the task says, where a reply leaves it out
 # A whole reply in lines instead of JSON: a label and, if any, a score, also in bold.
 LINES = re.compile(r"""[\s*_`"']*label[*_`"']*\s*[:=][\s*_`"']*(?P<label>[a-z]+)[*_`"'.,;]*"""
-                   r"""(?:\s+[*_`"']*score[*_`"']*\s*[:=][\s*_`"']*(?P<score>[\d.]+))?"""
+                   r"""(?:\s+[*_`"']*score[*_`"']*\s*[:=][\s*_`"']*(?P<score>[\d.,/ %]*[\d%]))?"""
                    r"""[\s*_`"'.]*""", re.IGNORECASE)
 FLAT = re.compile(r"\{[^{}]*\}")
+SHARE = re.compile(r"([\d.]+) ?(?:/ ?([\d.]+)|(%))")  # a score as people write it: 8/10, 80 %
 
 SYSTEM = (
     "You grade answers that an image assistant gave. You do not see the image. The next message "
@@ -184,12 +185,14 @@ def _verdict(item: Item, said: dict) -> Verdict | None:
 
 
 def _number(value: object) -> float | None:
-    """A score 0 to 1, also where it was written as text; None for anything else."""
+    """A score 0 to 1, also as text, with a comma, or as a share; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
+    text = str(value).strip().replace(",", ".")
+    share = SHARE.fullmatch(text)
     try:
-        number = float(value)
-    except (ValueError, OverflowError):
+        number = (float(share[1]) / float(share[2] or 100) if share else float(text))
+    except (ValueError, ZeroDivisionError):
         return None
     return number if 0 <= number <= 1 else None
 
@@ -212,7 +215,7 @@ def _written_as_python(text: str, at: int) -> tuple[list[dict], int]:
     """A flat object that is no JSON for its quotes or a trailing comma; and where it ends."""
     match = FLAT.match(text, at)
     try:
-        value = ast.literal_eval(re.sub(r"\bnull\b", "None", match[0].translate(STRAIGHT)))
+        value = ast.literal_eval(re.sub(r"\bnull\b", "None", plain.straight(match[0])))
         return ([value], match.end()) if isinstance(value, dict) else ([], at + 1)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return [], at + 1

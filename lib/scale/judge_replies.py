@@ -2,11 +2,12 @@
 
 import email.utils
 import json
+import math
 import re
 import time
 from dataclasses import dataclass
 
-from lib.data.discretion import described, letters
+from lib.data.discretion import described, letters, plain
 from lib.scale.judge_prompts import after_thought
 
 FILTERED = ("content_filter", "content_policy_violation")  # an error's code
@@ -21,6 +22,8 @@ UNKNOWN = re.compile(r"support|unknown|unrecogni|permitted|extra|unexpected|not 
                      re.IGNORECASE)  # how servers speak of a field that they do not know
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields beside a message's content
 QUOTE = 16  # letters that an error and what was asked have in common
+KEY_PART = 8  # signs of the key in a row; servers quote its ends
+MOST = 1_000_000  # tokens that a request can have used; a server that counts more is mistaken
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # not as expected
 
 
@@ -95,16 +98,16 @@ def _called(message: dict) -> str:
 
 
 def _tokens(usage: object) -> tuple[int, int] | None:
-    """The tokens of prompt and reply; None where a server has not counted: no prompt has 0."""
+    """The tokens of prompt and reply; None where a server has not counted, or cannot have."""
     if not isinstance(usage, dict):
         return None
     prompt, reply = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    counted = type(prompt) is int and type(reply) is int and prompt > 0 and reply >= 0
+    counted = type(prompt) is int and type(reply) is int and 0 < prompt <= MOST >= reply >= 0
     return (prompt, reply) if counted else None
 
 
-def error(content: bytes, hidden: tuple[str, ...], sent: tuple[str, ...] = ()) -> Refusal:
-    """What an error says: short, without what is `hidden`. `sent`: the fields of the request."""
+def error(content: bytes, key: str, asked: tuple[str, ...], sent: tuple[str, ...] = ()) -> Refusal:
+    """What an error says: short, without key and what was `asked`. `sent`: the request's fields."""
     try:
         found = json.loads(content)
         found = found.get("error") or found
@@ -117,12 +120,20 @@ def error(content: bytes, hidden: tuple[str, ...], sent: tuple[str, ...] = ()) -
     fields = [name for name in sent if unknown and re.search(
         rf"\b{re.escape(name)}\b", f"{text} {given.get('param')}")]
     no_money = bool(names.intersection(NO_MONEY) or NO_MONEY_SAID.search(text))
-    for secret in filter(None, hidden):
+    for secret in filter(None, asked):
         text = text.replace(secret, "***")
-    if _shares(text, hidden):
+    text = _without(key, plain(text))
+    if _shares(text, asked):
         text = f"its words quote what was asked, so they are not shown: {described(text)}"
-    said = f" ({' '.join(text.split())[:200]})" if text else ""
+    said = f" ({text[:200]})" if text else ""
     return Refusal(names, said, tuple(fields), no_money)
+
+
+def _without(key: str, text: str) -> str:
+    """A text with *** in the place of each word that has a part of the key in it."""
+    parts = {key[at:at + KEY_PART] for at in range(max(1, len(key) - KEY_PART + 1))} - {""}
+    return " ".join("***" if any(part in word for part in parts) else word
+                    for word in text.split())
 
 
 def _shares(text: str, hidden: tuple[str, ...]) -> bool:
@@ -135,7 +146,8 @@ def _shares(text: str, hidden: tuple[str, ...]) -> bool:
 def seconds(retry_after: str) -> float:
     """A Retry-After header, in seconds or as a date; 0 where there is none that can be read."""
     try:
-        return max(0.0, float(retry_after))
+        asked = float(retry_after)
+        return max(0.0, asked) if math.isfinite(asked) else 0.0
     except ValueError:
         pass
     try:

@@ -178,8 +178,8 @@ class _Asking:
 
     def _refused(self, status: int, response: Response, key: str, item: Item) -> Verdict:
         """What follows from an error: _MayPass, _Rejected, JudgeStopped, or an abstention."""
-        error = replies.error(response.content, sent=tuple(self._body([])), hidden=(
-            self.key, item.answer, item.question, item.reference))
+        error = replies.error(response.content, self.key, sent=tuple(self._body([])), asked=(
+            item.answer, item.question, item.reference))
         if error.names.intersection(FILTERED):
             self.cache.add((0, 0), key, ABSTAINED)
             return ABSTAINED

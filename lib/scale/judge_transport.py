@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import httpx
 
@@ -105,6 +106,9 @@ def client(settings: Settings, key: str) -> httpx.AsyncClient:
     if key:
         headers["Authorization"] = f"Bearer {key}"
     try:
+        for name, proxy in getproxies().items():  # httpx finds a port above 65535 too late
+            if name in ("http", "https", "all") and not settings.is_local:
+                urlsplit(proxy if "://" in proxy else f"http://{proxy}").port  # noqa: B018
         return httpx.AsyncClient(
             # A connection that takes half of the time has failed; it was not billed for sure.
             timeout=httpx.Timeout(settings.timeout, connect=settings.timeout / 2),
@@ -121,12 +125,14 @@ def client(settings: Settings, key: str) -> httpx.AsyncClient:
 def _proxy_advice(error: Exception) -> str:
     """What to do about a proxy; its address is not shown, as it may hold a password."""
     given = [name for name in (*PROXIES, *map(str.lower, PROXIES)) if os.environ.get(name)]
-    said = f"The proxy in {', '.join(given) or 'this machine’s settings'} cannot be used: "
+    said = (f"The proxy in {', '.join(given) or 'NO_PROXY or this machine’s settings'} cannot be "
+            "used: ")
     if isinstance(error, ImportError):
         return (f"{said}httpx needs a package for SOCKS. Type: pip install 'httpx[socks]', name an "
                 "http:// proxy, unset the variable, or list the judge's host in NO_PROXY.")
-    return (f"{said}its address has to begin with http://, https:// or socks5://. Correct the "
-            "variable, unset it, or list the judge's host in NO_PROXY.")
+    return (f"{said}its address has to begin with http://, https:// or socks5://, and a port "
+            "is a number up to 65535. Correct the variable, unset it, or list the judge's host in "
+            "NO_PROXY.")
 
 
 def _raise_if_hopeless(error: httpx.RequestError, settings: Settings) -> None:

@@ -48,6 +48,10 @@ class Said:
         """NLL of each answer."""
         return per_answer(self.tokens, self.answers, len(self.kinds))
 
+    def places(self, kind: str) -> list[int]:
+        """The places of the answers of a kind."""
+        return [i for i, of in enumerate(self.kinds) if of == kind]
+
     def of(self, reads: Iterable[str]) -> Tensor:
         """Which tokens belong to answers of these kinds: [tokens], true or false."""
         chosen = [kind in reads for kind in self.kinds]
@@ -72,11 +76,7 @@ class Term:
 
 def answer_nll(kind: str) -> Term:
     """The term that is the NLL of one kind of answers."""
-
-    def value(said: Said) -> Tensor:
-        return said.each[[i for i, of in enumerate(said.kinds) if of == kind]].mean()
-
-    return Term(kind, (kind,), value, KINDS[kind])
+    return Term(kind, (kind,), lambda said: said.each[said.places(kind)].mean(), KINDS[kind])
 
 
 def kl(original: Tensor, current: Tensor, answers: Tensor, count: int) -> Tensor:

@@ -5,9 +5,7 @@ killed goes on from its checkpoint exactly as if it had not been. A step's rows 
 in as many lots as its memory asks for; the gradient is that of the whole step.
 """
 
-import logging
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.base import disk
+from lib.base import checkpoints
 from lib.base.extras import scale
-from lib.base.runs import read_json, write_json
 from lib.data.dataset import Dataset
 from lib.data.overlap import examples
 from lib.model import finite
@@ -34,8 +29,6 @@ from lib.unlearning.steps import chosen, groups, lots, shares
 from lib.unlearning.terms import TERMS, Said
 
 WATCHED = ("forget", "refusal", "retain", "kl", "prompt_decouple")  # by probes, in all runs
-DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError)  # of a checkpoint
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,6 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
         if run.step % task.settings.checkpoint_every == 0 and run.step < steps:
             run.save(checkpoint)
         report(f"step {run.step} of {steps}")
-    run.check_weights()
     run.probe(packer, dataset, probe)
     return model.eval(), run.history, run.probes
 
@@ -112,14 +104,15 @@ class _Run:
         self.model.train()
         parts = lots(step_rows(dataset, self.task, self.step), self.task.runtime.micro_batch)
         found: Counter[str] = Counter()
-        for lot, share in zip(parts, self._shares(packer, parts), strict=True):
-            values = self._terms(packer, lot, self.task.row)
+        for lot, share in zip(parts, shares(packer, parts, self.task.official_quirks), strict=True):
+            values = said_of(self.model, packer, lot, self.task.row, self.task.official_quirks)
             row = {name: weight * share[name] for name, weight in self.task.row.items()
                    if name in values}
             loss = terms.total(values, row)
             loss.backward()
             self._take_gradients()
-            found.update({"loss": loss.item(), **_items(values, share)})
+            found.update({"loss": loss.item()} | {name: value.item() * share[name]
+                                                  for name, value in values.items()})
         finite.check_numbers(found, self._where(), self._advice())
         return dict(found)
 
@@ -133,10 +126,11 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self._hand_out()
         self.step += 1
+        self.check_weights()
         self.history.append({"step": self.step, "gradient_norm": norm, **found})
 
     def check_weights(self) -> None:
-        """Raise NotFinite if the last step's weights are not finite, as they are handed out."""
+        """Raise NotFinite if the step's weights are not finite, in the numbers of the model."""
         finite.check_tensors(self.model_parameters.items(),
                              f"The weights after step {self.step} of {self.task.settings.steps}",
                              self._advice())
@@ -149,12 +143,6 @@ class _Run:
                 f"{self.task.settings.lr:g} or a longer warmup (lib/running/profiles.py)"
                 + (", or bfloat16 instead of float16" * (llava(self.model).dtype == torch.float16))
                 + ".")
-
-    def _terms(self, packer: Packer, rows: Sequence[Group], names) -> dict[str, Tensor]:
-        return said_of(self.model, packer, rows, names, self.task.official_quirks)
-
-    def _shares(self, packer: Packer, parts: Sequence[Sequence[Group]]) -> list[dict[str, float]]:
-        return shares(packer, parts, self.task.official_quirks)
 
     def _take_gradients(self) -> None:
         """Add the model's gradients to those of the float32 copies, where there are copies."""
@@ -176,7 +164,7 @@ class _Run:
     def probe(self, packer: Packer, dataset: Dataset, ask: Callable[[object], dict]) -> None:
         """A look from outside: `ask(model)`, and every term, in the loss or not, on val.
 
-        On held-out records, if there are any (`dataset_overlap.examples`).
+        On held-out records, if there are any (`overlap.examples`).
         """
         if self.probes and self.probes[-1]["step"] == self.step:
             return
@@ -191,59 +179,36 @@ class _Run:
         self.probes.append({"step": self.step, **ask(self.model), **found})
 
     def save(self, folder: Path) -> None:
-        """Add a checkpoint to `folder` in one go, and keep the one before it.
-
-        Raises NotFinite, and adds nothing, if the weights are not numbers.
-        """
-        self.check_weights()
-        fresh, final = folder / "next", folder / f"step-{self.step:08d}"
-        if final.exists():
-            return
-        for older in [fresh, *sorted(folder.glob("step-*"))[:-1]]:
-            shutil.rmtree(older, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        save_file({name: p.detach().contiguous() for name, p in self.trained.items()},
-                  fresh / "weights.safetensors")
-        save_file({f"{name}/{kind}": value for name, p in self.trained.items()
-                   for kind, value in self.optimizer.state[p].items()},
-                  fresh / "optimizer.safetensors")
-        write_json(fresh / "state.json", {"step": self.step, "history": self.history,
-                                          "probes": self.probes})
-        disk.flush_all(fresh)  # else a power cut may leave the name without the bytes
-        fresh.rename(final)
-        disk.flush(folder)
+        """Add a checkpoint to `folder`."""
+        checkpoints.save(
+            folder, self.step, {"history": self.history, "probes": self.probes},
+            weights={name: p.detach().contiguous() for name, p in self.trained.items()},
+            optimizer={f"{name}/{kind}": value for name, p in self.trained.items()
+                       for kind, value in self.optimizer.state[p].items()})
 
     def resume(self, folder: Path) -> None:
         """Go on from the newest checkpoint in `folder` that is whole, if there is one."""
-        for saved in sorted(folder.glob("step-*"), reverse=True):
+        for path, state, weights, moments in checkpoints.saved(folder):
             try:
-                self._load(saved)
+                self._take(state, weights, moments)
                 return
-            except DAMAGE as damage:
-                log.warning("%s is damaged (%s: %s): the run goes on from before it.", saved,
-                            type(damage).__name__, damage)
-                shutil.rmtree(saved)
+            except checkpoints.DAMAGE as damage:
+                checkpoints.discard(path, damage)
 
-    def _load(self, saved: Path) -> None:
-        weights = load_file(saved / "weights.safetensors")
-        moments = load_file(saved / "optimizer.safetensors")
-        state = read_json(saved / "state.json")
+    @torch.no_grad()
+    def _take(self, state: dict, weights: Mapping[str, Tensor],
+              moments: Mapping[str, Tensor]) -> None:
         step, history, probes = state["step"], state["history"], state["probes"]
         if weights.keys() != self.trained.keys():  # nothing is changed before all was read
             raise KeyError("other weights than those that are trained")
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(weights[name])
-                self.optimizer.state[parameter] = {
-                    (kind := key.rpartition("/")[2]):
-                        value if kind == "step" else value.to(parameter.device)
-                    for key, value in moments.items() if key.rpartition("/")[0] == name}
+        for name, parameter in self.trained.items():
+            parameter.copy_(weights[name])
+            self.optimizer.state[parameter] = {
+                (kind := key.rpartition("/")[2]):
+                    value if kind == "step" else value.to(parameter.device)
+                for key, value in moments.items() if key.rpartition("/")[0] == name}
         self._hand_out()
         self.step, self.history, self.probes = step, history, probes
-
-
-def _items(values: Mapping[str, Tensor], share: Mapping[str, float]) -> dict[str, float]:
-    return {name: value.item() * share[name] for name, value in values.items()}
 
 
 def step_rows(dataset: Dataset, task: Task, step: int) -> list[Group]:
