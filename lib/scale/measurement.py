@@ -41,7 +41,8 @@ def measurement(profile: Profile) -> Made:
     config = {**origins.identity(profile), "data": sources.identity(profile.data, "dataset"),
               "dtype": str(models.dtype_of(profile.runtime)), "device": gpu() or "cpu",
               "runtime": asdict(profile.runtime), "unlearning": asdict(profile.unlearning),
-              "evaluation": asdict(profile.evaluation), "weights": _dearest(profile)[1]}
+              "evaluation": asdict(profile.evaluation), "weights": _dearest(profile)[1],
+              "official_quirks": profile.official_quirks, "leave_out": profile.leave_out}
     return Made(profile, "costs", config, partial(_measure, profile))
 
 
