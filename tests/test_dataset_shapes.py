@@ -393,7 +393,7 @@ def test_a_picture_that_a_hubs_cache_has_only_in_part_is_to_be_downloaded_again(
     snapshot = cache / "snapshots" / "abc"
     (snapshot / json.loads((snapshot / TRAIN).read_text("utf-8"))[0]["image_id"]).resolve().unlink()
     problem = dataset.check(snapshot)[0]
-    assert problem.what == "names a link that leads to no file"
+    assert problem.what == "names a missing file, behind a link"
     assert "download the picture again" in problem.advice
 
 

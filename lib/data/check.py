@@ -189,7 +189,7 @@ class Node:
             self.note("differs from the file's name in capitals", "write it as the file is named",
                       f"{quoted(self.value)}, but there is {quoted(near)}")
         elif os.path.islink(path):
-            self.note("names a link that leads to no file", "copy or download the picture again",
+            self.note("names a missing file, behind a link", "copy or download the picture again",
                       quoted(self.value))
         else:
             advice = "put the picture there, or remove the record"
