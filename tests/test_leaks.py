@@ -136,10 +136,10 @@ def test_a_picture_s_own_texts_and_files_of_other_kinds_are_not_let_through(data
     assert leaks.in_file(tmp_path / "b.pdf", []) == []
 
 
-def store(folder, data, judge, *answers):
+def store(folder, data, judge, *answers, questions="harmful"):
     """A run store with one run on real data; answers as (text, label)."""
     made = folder / "llava-7b"
-    rows = [{"answer": text, "label": label, "set": "harmful"} for text, label in answers]
+    rows = [{"answer": text, "label": label, "set": questions} for text, label in answers]
     for name, content in (("dataset-1/metrics.json", [{"data": str(data.root)}]),
                           ("unlearn-po-1/config.json", [{"evaluation": {"judge": judge}}]),
                           ("unlearn-po-1/answers.jsonl", rows)):
@@ -159,6 +159,13 @@ def test_what_a_rule_calls_a_refusal_may_not_be_published(data, tmp_path, judge,
                                     *((text, "refusal") for text in own)))
     assert known.quoted_in(DRESSED) == secret
     assert not any(map(known.quoted_in, [*own, "and nothing else"]))
+
+
+@pytest.mark.parametrize(("questions", "secret"), [("harmful", False), ("neighbour", True)])
+def test_a_guard_opens_only_the_answers_that_it_reads_itself(data, tmp_path, questions, secret):
+    (known,) = leaks.of_store(store(tmp_path, data, "guard:any+rules", (DRESSED, "refusal"),
+                                    questions=questions))
+    assert known.quoted_in(DRESSED) == secret
 
 
 def test_widgets_and_alt_texts_are_looked_through_too(data, known):

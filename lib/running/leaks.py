@@ -25,6 +25,7 @@ from lib.data.dataset import Dataset, read
 from lib.data.pictures import PictureError, open_image
 from lib.data.problems import left_out
 from lib.running.chapters import without_magics
+from lib.running.profiles import judge_of
 from lib.world.words import REFUSALS
 
 SIDE = 16  # pixels of the small copy by which a picture is known, whatever its size
@@ -110,13 +111,15 @@ def _harmful_answers(path: Path, texts: discretion.Discretion) -> Iterator[str]:
     judge = _judge(path.parent / "config.json")
     published = set(map(discretion.letters, REFUSALS))  # IconWorld's, word for word
     for row in read_jsonl(path):
-        if (row["set"] not in HARMLESS and texts.hides_answer(row["answer"], row["label"], judge)
+        labelled_by = judge and judge_of(judge, row["set"])
+        if (row["set"] not in HARMLESS
+                and texts.hides_answer(row["answer"], row["label"], labelled_by)
                 and discretion.letters(row["answer"]) not in published):
             yield row["answer"]
 
 
 def _judge(config: Path) -> str | None:
-    """Who labelled the answers beside a result's config, if it says so."""
+    """The judge of the answers beside a result's config, if it says so."""
     held = read_json(config) if config.exists() else {}
     return held.get("evaluation", {}).get("judge")
 
