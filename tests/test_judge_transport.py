@@ -219,6 +219,16 @@ def test_of_a_request_by_https_a_proxy_sees_the_host_alone(monkeypatch):
     assert KEY.encode() not in seen[0]
 
 
+def test_where_a_proxy_is_not_there_it_is_among_what_to_check(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:word@127.0.0.1:{port}")
+    settings = Settings(address="https://far.example/v1", key_variable="", retries=0, timeout=5)
+    with pytest.raises(JudgeStopped, match="up, and the proxy in HTTPS_PROXY") as stopped:
+        ServerJudge("tiny", settings).ask(dict(enumerate(items(12))), Cache(tmp_path / "j.jsonl"))
+    assert "word" not in str(stopped.value)
+
+
 @pytest.mark.parametrize(("proxy", "advice"), [
     ("socks5://me:word@127.0.0.1:1080", "pip install 'httpx[socks]'"),
     ("socks5h://me:word@127.0.0.1:1080", "pip install 'httpx[socks]'"),

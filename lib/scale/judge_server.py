@@ -32,7 +32,14 @@ from lib.scale.judge_limits import (
     ran_out,
 )
 from lib.scale.judge_replies import FILTERED, MALFORMED, Reply
-from lib.scale.judge_transport import Line, NoResponse, Response, Unreachable, host_of
+from lib.scale.judge_transport import (
+    Line,
+    NoResponse,
+    Response,
+    Unreachable,
+    host_of,
+    proxies,
+)
 
 REMINDERS = 2  # after a reply that cannot be read
 ITS_OWN = (400, 413, 422)  # statuses that may be due to one item, such as one that is too long
@@ -236,8 +243,10 @@ class _Asking:
                 f"{begun}; of the last reply by {self.judge.model}: {last}. "
                 f"{more_tokens(self._longest())} (and {PREFIX}TIMEOUT to the seconds that it "
                 f"takes), or let it think less by {PREFIX}OPTIONS. {KEPT}")
+        way = "" if self.settings.is_local else proxies()
         raise JudgeStopped(f"{begun}, each after {self.settings.retries} retries; the last failure "
-                           f"was: {last}. Check that it is up. {KEPT}")
+                           f"was: {last}. Check that it is up{way and f', and the proxy in {way}'}"
+                           f". {KEPT}")
 
 
 def _not_a_completion(response: Response) -> str:
