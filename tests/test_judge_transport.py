@@ -154,10 +154,12 @@ def test_a_body_that_is_longer_than_promised_is_read_to_its_promised_end():
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_path, monkeypatch):
+def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_path, monkeypatch,
+                                                                  caplog):
+    caplog.set_level(0)
     monkeypatch.setenv("A_KEY", KEY)
     with serving(right) as other:
-        place = other.address.replace("http://", "http://me:word@") + "?token=secret"
+        place = other.address.replace("http://", "http://me:word@") + f"?token=secret{KEY}"
         with (serving(lambda h, body, n: send(h, b"", status, Location=place)) as server,
               pytest.raises(JudgeStopped) as stopped):
             ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
@@ -166,6 +168,15 @@ def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_pa
         assert f"It sends to {other.address}, where nothing was sent" in str(stopped.value)
     assert len(server.seen) == 1
     assert not any(word in str(stopped.value) for word in ("word", "token", "secret", KEY))
+    assert KEY not in caplog.text
+
+
+def test_a_redirect_that_spells_the_key_is_shown_without_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("A_KEY", KEY)
+    with (serving(lambda h, body, n: send(h, b"", 302, Location=f"/v1/{KEY}")) as server,
+          pytest.raises(JudgeStopped, match=r"It sends to \*\*\*, where")):
+        ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
+            {"0": items(1)[0]}, Cache(tmp_path / "judge.jsonl"))
 
 
 # Proxies.

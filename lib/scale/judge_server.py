@@ -151,7 +151,7 @@ class _Asking:
                 status = replies.meant(response.status, response.content)
                 if status >= 300:
                     return Reply(""), self._refused(status, response, key, item)
-                reply = replies.read(response.content)
+                reply = replies.read(response.content, size)
             except MALFORMED:
                 self.cache.add(most)
                 raise _MayPass(_not_a_completion(response)) from None
@@ -204,7 +204,7 @@ class _Asking:
 
     def _advice(self, status: int, unknown: tuple[str, ...], where: str) -> str:
         if where:
-            return (f"It sends to {host_of(where)}, where nothing was sent: if that is your "
+            return (f"It sends to {replies.without(self.key, host_of(where))}, where nothing was sent: if that is your "
                     f"server, set {PREFIX}ADDRESS to it.")
         if status in (401, 403):
             return (f"Check the key in the environment variable {self.settings.key_variable}."

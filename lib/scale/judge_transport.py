@@ -8,6 +8,7 @@ key. httpx is used directly: it comes with jupyterlab, and one POST is all that 
 
 import asyncio
 import json
+import logging
 import os
 import re
 import socket
@@ -26,6 +27,7 @@ from lib.scale.judge_limits import PREFIX, Settings
 LARGEST = 1_000_000  # bytes of a response, packed or unpacked; a verdict has a few hundred
 UNBILLED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)  # were never received
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+logging.getLogger("httpcore").setLevel(logging.INFO)  # else it logs headers: one may quote the key
 NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
 
 
