@@ -204,8 +204,9 @@ class _Asking:
 
     def _advice(self, status: int, unknown: tuple[str, ...], where: str) -> str:
         if where:
-            return (f"It sends to {replies.without(self.key, host_of(where))}, where nothing was sent: if that is your "
-                    f"server, set {PREFIX}ADDRESS to it.")
+            place = replies.without(self.key, host_of(where))
+            return (f"It sends to {place}, where nothing was sent: if that is your server, set "
+                    f"{PREFIX}ADDRESS to it.")
         if status in (401, 403):
             return (f"Check the key in the environment variable {self.settings.key_variable}."
                     if self.key else "It may want a key: put it into the environment variable "
