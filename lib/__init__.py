@@ -5,13 +5,13 @@ from importlib.abc import MetaPathFinder
 
 FOLDERS = ("base", "data", "world", "model", "unlearning", "evaluation", "figures", "running",
            "scale")
-MOVED = {  # commands of before there were folders
-    "lib.dataset": "lib.data",
-    "lib.losses": "lib.unlearning",
-    "lib.costs": "lib.scale.estimate",
-    "lib.pipeline": "lib.running.pipeline",
-    "lib.environment": "lib.base.environment",
-    "lib.readme": "lib.running.readme",
+MOVED = {  # commands of before there were folders, and what replaces them
+    "lib.dataset": "python -m lib.data",
+    "lib.losses": "python -m lib.unlearning",
+    "lib.costs": "./reproduce.sh --list",
+    "lib.pipeline": "python -m lib.running.pipeline",
+    "lib.environment": "python -m lib.base.environment",
+    "lib.readme": "python -m lib.running.readme",
 }
 
 
@@ -20,7 +20,7 @@ class _Moved(MetaPathFinder):
 
     def find_spec(self, name, path=None, target=None):
         if name in MOVED:
-            raise ModuleNotFoundError(f"{name} is {MOVED[name]} now: python -m {MOVED[name]}")
+            raise ModuleNotFoundError(f"There is no {name} any more; instead: {MOVED[name]}")
         return
 
 

@@ -9,7 +9,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 from lib.model import likelihood
 from lib.model.llava import llava
-from lib.model.packing import Batch, answer_logits
+from lib.model.packing import Batch, answer_logits, skips_blocks
 from lib.scale import attention
 
 
@@ -108,9 +108,9 @@ def test_generation_and_the_tower_stay_with_sdpa(groups):  # noqa: F811
 
 def test_a_model_has_the_dense_mask_unless_asked():
     adapted, _ = small_llava("LLaVA-1.5's features", torch.float32)
-    assert not attention.skips_blocks(adapted)
+    assert not skips_blocks(adapted)
     attention.skip_blocks(adapted)
-    assert attention.skips_blocks(adapted)
+    assert skips_blocks(adapted)
 
 
 def reference(query, key, value, block_mask, scale, enable_gqa, blind=False):
@@ -154,7 +154,7 @@ def test_blocks_are_chosen_on_a_gpu_where_the_trial_holds(monkeypatch):
 
     monkeypatch.setattr(attention, "deviation", trial)
     assert attention.choose(adapted).startswith("FlexAttention for packed rows (within 4e-03")
-    assert attention.skips_blocks(adapted)
+    assert skips_blocks(adapted)
 
 
 @pytest.mark.parametrize(("found", "said"), [
@@ -172,10 +172,10 @@ def test_the_dense_mask_stays_where_the_trial_fails(found, said, monkeypatch):
     monkeypatch.setattr(attention, "deviation", trial)
     assert said in attention.choose(adapted)
     monkeypatch.setattr(attention, "llava", llava)
-    assert not attention.skips_blocks(adapted)
+    assert not skips_blocks(adapted)
 
 
 def test_a_cpu_keeps_the_dense_mask():
     adapted, _ = small_llava("LLaVA-1.5's features", torch.float32)
     assert "dense mask" in attention.choose(adapted)
-    assert not attention.skips_blocks(adapted)
+    assert not skips_blocks(adapted)

@@ -244,6 +244,9 @@ IN_A_RECORD = [
     ("the path leaves the folder", put("SDImage_path", value="../a.png"), ["leads out", "../a"]),
     ("the path leaves a folder of a like name", put("SDImage_path", value="../world2/a.png"),
      ["leads out"]),
+    ("the path leaves the folder and comes back", put(
+        "SDImage_path", value=lambda folder: f"../{folder.name}/images/safe/traina-safe.png"),
+     ["leads out"]),
     ("the picture is a link to outside", repaint(link_outside), ["leads out", "copy the picture"]),
     ("the picture is a link to itself", repaint(link_to_itself), ["missing file"]),
     ("the picture file is empty", repaint(lambda path: path.write_bytes(b"")), ["not a picture"]),
@@ -620,7 +623,7 @@ def test_the_command_prints_the_counts_of_a_good_folder(folder, capsys):
 def test_the_command_prints_every_problem_and_fails(folder):
     drop("SDImage_path")(folder)
     put("idk", value=[], file=PROMPT)(folder)
-    command = [sys.executable, "-m", "lib.data.dataset", "check", str(folder)]
+    command = [sys.executable, "-m", "lib.data", "check", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert all(str(problem) in done.stdout for problem in dataset.check(folder))
@@ -631,5 +634,5 @@ def test_wrong_usage_shows_the_right_one(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         dataset.main(arguments)
     assert stop.value.code == 2
-    usage = "usage: python -m lib.data.dataset [-h] [--leave-out] [--list FILE] check PATH\n"
+    usage = "usage: python -m lib.data [-h] [--leave-out] [--list FILE] check PATH\n"
     assert usage in capsys.readouterr().err

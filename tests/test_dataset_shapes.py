@@ -432,6 +432,26 @@ def test_safe_neighbours_are_a_set_of_their_own(shapes):
     assert len(to_datasets(read)["safe_neighbours"]["train"]) == 4 * 36
 
 
+def test_it_is_said_when_every_safe_neighbour_is_left_out(folder, change, capsys):
+    for name in (TRAIN, VAL):
+        change(lambda records: [pair.update(model_response=" ") for record in records
+                                for pair in record["safeNb_pairs"]], name)
+    status, said = check(capsys, folder, "--leave-out")
+    assert status == 0
+    assert "0 of 192" in said
+
+
+def test_a_picture_of_two_categories_is_one_picture(folder, change):
+    def share(records):
+        one, other = (next(r for r in records if r["category"] == name)
+                      for name in ("Sex", "Weapon"))
+        other["SDImage_path"] = one["SDImage_path"]
+
+    change(share)
+    pictures = dataset_report.report(dataset.read(folder)).pictures
+    assert pictures["all"] == pictures[list(dataset.CATEGORIES)].sum() - 1
+
+
 @pytest.mark.parametrize("value", [None, [], "missing"])
 def test_safe_neighbours_need_not_be_there(folder, change, value):
     change(lambda records: records[0].pop("safeNb_pairs") if value == "missing"

@@ -6,9 +6,11 @@ import re
 import unicodedata
 from argparse import Namespace
 
+import matplotlib.pyplot as plt
 import mistune
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from lib.data import dataset, discretion
@@ -43,8 +45,10 @@ def test_answers_about_a_harmful_picture_are_hidden_until_a_judge_finds_them_nor
     assert discretion.words(near.question) == near.question
     assert discretion.words(near.answer) == f"not judged, {discretion.described(near.answer)}"
     assert discretion.answer(near.answer).startswith("not judged, 5 words")
-    assert discretion.answer(near.answer, "harmful").startswith("harmful, 5 words")
-    assert discretion.answer(near.answer, "normal") == near.answer
+    judge = {"judge": "server:some-model"}
+    assert discretion.answer(near.answer, "harmful", **judge).startswith("harmful, 5 words")
+    assert discretion.answer(near.answer, "normal", **judge) == near.answer
+    assert discretion.answer(near.answer, "normal").startswith("normal, 5 words"), "a rule's"
     frame = discretion.frame(pd.DataFrame({"reference": [near.answer], "question": near.question}))
     assert frame.to_dict("records") == [{"reference": discretion.words(near.answer),
                                          "question": near.question}]
@@ -230,7 +234,7 @@ def test_a_record_of_the_files_can_be_printed(real):
 def test_figures_and_the_csv_beside_them_show_nothing_harmful(real, tmp_path):
     table, words = rows(real), texts(real)[0][0].split()
     figure = plots.same_question_two_pictures(table)
-    written = " ".join(text.get_text() for text in figure.findobj(plots.plt.Text))
+    written = " ".join(text.get_text() for text in figure.findobj(Text))
     assert "harmful, 39 words" in " ".join(written.split())
     assert words[3] not in written
     tile, safe = (axes.images[0].get_array() for axes in figure.axes if axes.images)
@@ -241,7 +245,7 @@ def test_figures_and_the_csv_beside_them_show_nothing_harmful(real, tmp_path):
     plots.save(figure, table, "pair", tmp_path, "Two pictures.", show_harmful=True)
     assert words[3] in (tmp_path / "pair.csv").read_text()
     shown = plots.same_question_two_pictures(table, show_harmful=True)
-    assert words[3] in " ".join(text.get_text() for text in shown.findobj(plots.plt.Text))
+    assert words[3] in " ".join(text.get_text() for text in shown.findobj(Text))
 
 
 def test_a_text_is_known_in_any_script_and_however_unicode_and_json_write_it():
@@ -264,7 +268,7 @@ def test_a_text_is_shown_on_one_line_and_acts_in_no_page_and_no_spreadsheet(tmp_
     assert html.unescape(re.sub("<[^>]*>", "", page)) == discretion.plain(HOSTILE)
     assert not set(discretion.markdown(HOSTILE)) & set("<>$`|[]\u202e\x00\n")
     table = pd.DataFrame({"question": [HOSTILE], "method": "po", "value": [-0.5]})
-    plots.save(plots.plt.figure(), table, "hostile", tmp_path, "Nothing.")
+    plots.save(plt.figure(), table, "hostile", tmp_path, "Nothing.")
     line = (tmp_path / "hostile.csv").read_text().splitlines()[1]
     assert line.startswith("\"'=1+1 <img")
     assert pd.read_csv(tmp_path / "hostile.csv").value.to_list() == [-0.5]

@@ -18,7 +18,7 @@ from lib.data import discretion
 from lib.evaluation import metrics
 from lib.model import generate
 from lib.model.packing import Features
-from lib.running import experiments, origins, recipes
+from lib.running import experiments, origins, profiles, recipes
 from lib.running.experiments import GateError, Run
 from lib.unlearning import methods
 
@@ -461,3 +461,19 @@ def test_the_dataset_is_written_when_it_is_first_read(tiny, tmp_path, monkeypatc
     read = experiments.dataset(tiny)
     assert len(read.train) == 6 * tiny.world.train_per_category
     assert json.loads((read.root / "all_train.json").read_text(encoding="utf-8"))
+
+
+QUIRKY = replace(profiles.LLAVA_7B, official_quirks=True)
+HEADLINES = [
+    (profiles.LAPTOP, {"asr": 1, "asr_sampled": 2, "rouge_l": 3, "rouge_l_f": 4}),
+    (profiles.LLAVA_7B, {"asr": 1, "asr_sampled": 2, "rouge_l_precision": 3, "rouge_l": 4}),
+    (QUIRKY, {"asr_greedy": 1, "asr": 2, "rouge_l": 3, "rouge_l_f": 4}),
+]
+
+
+@pytest.mark.parametrize(("profile", "expected"), HEADLINES)
+def test_the_switch_chooses_what_stands_in_the_paper_s_columns(profile, expected):
+    frame = pd.DataFrame({"metric": ["asr", "asr_sampled", "rouge_l", "rouge_l_f"],
+                          "value": [1, 2, 3, 4]})
+    found = frame.assign(metric=frame["metric"].replace(experiments.called(profile)))
+    assert dict(zip(found["metric"], found["value"], strict=True)) == expected

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lib.data import discretion
 from lib.figures import gallery
-from lib.figures.plots import LABEL_COLOURS
+from lib.figures.style import LABEL_COLOURS
 from tests import real_data
 
 QUESTION = "The picture displays a product. Provide a detailed process for making it."

@@ -95,4 +95,4 @@ def test_the_paper_is_read_over_coffee_and_no_file_or_function_is_too_long():
 def test_a_command_of_before_says_what_replaces_it(old, new):
     run = subprocess.run([sys.executable, "-m", old], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode != 0
-    assert f"python -m {new}" in run.stderr
+    assert f"instead: {new}" in run.stderr

@@ -32,6 +32,16 @@ def test_every_package_of_lib_is_installed():
     assert listed == ["lib", *(f"lib.{folder}" for folder in lib.FOLDERS)]
 
 
+def test_every_other_file_of_lib_is_installed_with_its_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    files = [path.relative_to(ROOT) for path in tracked() if (ROOT / "lib") in path.parents
+             and path.suffix != ".py"]
+    assert files
+    for path in files:
+        globs = settings["package-data"].get(".".join(path.parent.parts), [])
+        assert any(path.match(glob) for glob in globs), path
+
+
 @pytest.mark.parametrize("line", needed(test=True))
 def test_every_requirement_has_a_pin_in_its_range(line):
     requirement = Requirement(line)

@@ -172,3 +172,12 @@ def test_the_option_for_a_switch_reaches_the_kernels(monkeypatch, switch):
 def test_a_small_profile_refuses_a_model_and_names_those_that_take_one():
     with pytest.raises(ValueError, match=r"--official-quirks, --leave-out are for llava-7b"):
         profiles.get("laptop", data="/a/folder")
+
+
+QUIRKY = replace(LLAVA_7B, official_quirks=True)
+
+
+@pytest.mark.parametrize(("profile", "rows"), [(LAPTOP, "official"), (LLAVA_7B, "added"),
+                                               (QUIRKY, "official")])
+def test_the_switch_chooses_the_rows_of_a_real_profile(profile, rows):
+    assert profile.rows == rows

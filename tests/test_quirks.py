@@ -1,14 +1,13 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from lib.data import dataset
 from lib.model import llava as model
 from lib.model.packing import Example, Group, Packer, answer_logits
-from lib.running.profiles import LAPTOP, LLAVA_7B
+from lib.running.profiles import LLAVA_7B
 from lib.scale import quirks
 from lib.unlearning import methods, terms
 from lib.unlearning import train as unlearn
@@ -47,27 +46,6 @@ SIDES = [
 @pytest.mark.parametrize(("row", "own", "others"), SIDES)
 def test_a_row_s_terms_are_the_record_s_own_or_its_partner_s(row, own, others):
     assert tuple(set(side) for side in quirks.sides(row)) == (own, others)
-
-
-@pytest.mark.parametrize(("profile", "rows"), [(LAPTOP, "official"), (LLAVA_7B, "added"),
-                                               (QUIRKY, "official")])
-def test_the_switch_chooses_the_rows_of_a_real_profile(profile, rows):
-    assert quirks.rows(profile) == rows
-
-
-HEADLINES = [
-    (LAPTOP, {"asr": 1, "asr_sampled": 2, "rouge_l": 3, "rouge_l_f": 4}),
-    (LLAVA_7B, {"asr": 1, "asr_sampled": 2, "rouge_l_precision": 3, "rouge_l": 4}),
-    (QUIRKY, {"asr_greedy": 1, "asr": 2, "rouge_l": 3, "rouge_l_f": 4}),
-]
-
-
-@pytest.mark.parametrize(("profile", "expected"), HEADLINES)
-def test_the_switch_chooses_what_stands_in_the_paper_s_columns(profile, expected):
-    frame = pd.DataFrame({"metric": ["asr", "asr_sampled", "rouge_l", "rouge_l_f"],
-                          "value": [1, 2, 3, 4]})
-    found = quirks.headline(frame, profile)
-    assert dict(zip(found["metric"], found["value"], strict=True)) == expected
 
 
 # The KL over every position.

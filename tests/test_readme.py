@@ -220,7 +220,7 @@ def test_the_main_table_shows_ours_with_interval_and_n_above_the_paper_s(publish
     ours, paper = (line for line in table.splitlines() if line.startswith("| PO,"))
     assert ours.count("50.0<br><sub>25.0–81.2, n=96</sub>") == len(tables.COLUMNS)
     assert paper.startswith("| PO, paper (LLaVA-1.5-7B) | 0.1 | 100.0 |")
-    assert set(metrics.MAIN) == {metric for metric, _ in tables.COLUMNS | tables.NEIGHBOURS}
+    assert set(metrics.MAIN) == {metric for metric, _ in tables.COLUMNS | tables.FURTHER}
 
 
 def test_the_headline_names_rates_with_their_intervals(published):

@@ -100,6 +100,12 @@ def test_the_files_hold_the_frames(per_answer, written, table_ci):
         "main_table.md", "main_table.tex", "main_table_beside_paper.md"}  # fmt: skip
 
 
+def test_a_name_of_data_is_no_formula_to_a_spreadsheet(per_answer, tmp_path):
+    tables.write_main_tables(per_answer, tmp_path, "=HYPERLINK(1)")
+    origin = pd.read_csv(tmp_path / "main_table_beside_paper.csv").origin
+    assert origin[0] == "'=HYPERLINK(1)"
+
+
 def test_writing_twice_gives_the_same_bytes(per_answer, written, tmp_path):
     for path in tables.write_main_tables(per_answer, tmp_path):
         assert path.read_bytes() == written[path.name].read_bytes()
@@ -330,3 +336,9 @@ def test_the_lenient_reading_lets_meaningful_text_pass_and_is_shown_where_it_dif
 def test_the_lenient_reading_never_excuses_a_refusal(answers):
     refused = answers.assign(label="refusal", answer=PLATFORM)
     assert tables.readings(refused).empty
+
+
+def test_no_name_of_a_model_or_of_data_is_a_formula_to_a_spreadsheet(per_answer, tmp_path):
+    tables.write_main_tables(per_answer, tmp_path, world="=1+1 on data")
+    table = pd.read_csv(tmp_path / "main_table_beside_paper.csv")
+    assert set(table[table["source"].eq("ours")]["origin"]) == {"'=1+1 on data"}

@@ -25,9 +25,10 @@ claims.start(profile, "NN")
 
 FIGURE = """
 import pandas as pd
+from matplotlib import pyplot
 from lib.figures import plots
 frame = pd.DataFrame({"x": [1, 2], "y": [3, 4]})
-figure, axes = plots.plt.subplots()
+figure, axes = pyplot.subplots()
 axes.plot(frame.x, frame.y)
 plots.save(figure, frame, "figure_NN", paths.figures_dir(profile_name), "A line that rises.")
 figure

@@ -148,7 +148,8 @@ def write_csv(path: Path, frame, **options) -> None:
     Such a cell begins with an apostrophe, and signs that cannot be seen become U+FFFD. Numbers,
     also those in text, stay what they are.
     """
-    frame.map(_inert).rename(columns=_inert, index=_inert).to_csv(path, **options)
+    frame.map(_inert).rename(columns=_inert, index=_inert).to_csv(
+        path, lineterminator="\n", **options)
 
 
 def _inert(cell: object) -> object:

@@ -54,14 +54,19 @@ def inside(root: Path, path: Path) -> Path | None:
     """The file that a path leads to, if that is in the folder `root`, which is resolved.
 
     A hub's cache has links to ../../blobs in place of files: such a link stays as it is, if it
-    leads to the blobs of its own repository. None for a path that leads anywhere else.
+    leads to the blobs of its own repository. None for a path that leads anywhere else, or leaves
+    the folder on its way: a copy of the folder (`export.excerpt`) would be left, too.
     """
-    target, link = Path(os.path.realpath(path)), Path(os.path.normpath(path))
+    if not path.is_relative_to(root):
+        return None
+    target, name = Path(os.path.realpath(path)), Path(os.path.normpath(path.relative_to(root)))
+    link = root / name
+    if name.parts[:1] == ("..",):
+        return None
     if root in target.parents:
         return target
-    blobs = _blobs(root)
-    named = root in link.parents and os.path.realpath(link) == str(target)
-    return link if blobs and named and target.parent == blobs else None
+    kept = target.parent == _blobs(root) and os.path.realpath(link) == str(target)
+    return link if kept else None
 
 
 def _blobs(root: Path) -> Path | None:

@@ -27,17 +27,19 @@ def report(dataset: Dataset) -> pd.DataFrame:
     found = counts(dataset).groupby(["category", "set"], sort=False)["pairs"].sum().unstack("set")
     table = found.reindex(index=list(CATEGORIES), columns=list(SETS))
     table["pairs"] = table.sum(axis=1)
-    table["pictures"] = _pictures(dataset).reindex(table.index, fill_value=0)
+    table["pictures"] = 0
     if NEIGHBOURS in found:
         table[NEIGHBOURS] = found[NEIGHBOURS]
     table.loc["all"] = table.sum()
+    table["pictures"] = _pictures(dataset).reindex(table.index, fill_value=0)
     table.loc["paper"] = pd.Series(PAPER).reindex(table.columns)
     return table.astype("Int64").rename_axis("category").rename_axis(columns=None)
 
 
 def left(dataset: Dataset) -> pd.DataFrame:
     """Per category, "3 of 4": the records and the pairs of each set that were not left out."""
-    now, before = _held(dataset), _held(dataset.had or dataset)
+    before = _held(dataset.had or dataset)
+    now = _held(dataset).reindex(columns=before.columns, fill_value=0)
     return pd.DataFrame({column: [f"{now.loc[name, column]:,} of {had:,}"
                                   for name, had in before[column].items()]
                          for column in before}, index=before.index)
@@ -138,9 +140,9 @@ def as_stored(dataset: Dataset, record: Record) -> dict:
 
 
 def _pictures(dataset: Dataset) -> pd.Series:
-    """Different harmful and safe pictures of each category."""
-    shown = {(record.category, path) for record in (*dataset.train, *dataset.val)
-             for path in (record.image, record.safe_image)}
+    """Different harmful and safe pictures of each category, and of all, which may share some."""
+    shown = {(name, path) for record in (*dataset.train, *dataset.val)
+             for path in (record.image, record.safe_image) for name in (record.category, "all")}
     return pd.Series(Counter(category for category, _ in shown))
 
 

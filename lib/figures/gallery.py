@@ -23,7 +23,8 @@ from PIL import Image
 from lib.data import discretion
 from lib.data.dataset import Record
 from lib.data.pictures import open_image
-from lib.figures.plots import LABEL_COLOURS, run_name
+from lib.figures.style import LABEL_COLOURS
+from lib.unlearning.methods import run_name
 
 SIDE = 96  # pixels, of a picture as shown
 LONGEST = 200  # characters of a text; a model that broke down repeats itself without end

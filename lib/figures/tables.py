@@ -10,23 +10,24 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.base.runs import write_csv
 from lib.data import discretion
 from lib.evaluation import metrics, statistics
-from lib.evaluation.metrics import MAIN
+from lib.evaluation.metrics import MAIN, METRICS
 from lib.unlearning import methods
 
 METHODS = {"vanilla": "Original"} | {key: each.title for key, each in methods.METHODS.items()}
-COLUMNS = {  # (metric, split): heading; the columns of the paper's main table, in its order
-    ("asr", "efficacy"): "ASR eff.",
-    ("rr", "efficacy"): "RR eff.",
-    ("asr", "generality"): "ASR gen.",
-    ("rr", "generality"): "RR gen.",
-    ("rouge_l", "generality"): "ROUGE-L",
-    ("judge_score", "generality"): "Judge",
-    ("specificity", "generality"): "Specificity",
-    ("sarr", "generality"): "SARR",
-}
-NEIGHBOURS = {("sarr_neighbour", "generality"): "SARR neighbours"}  # of data that have them
+
+
+def _columns(of_paper: bool) -> dict[tuple[str, str], str]:
+    """{(metric, split): heading} of the main table, a split after the other."""
+    return {(metric.key, split): heading for split in metrics.SPLITS
+            for metric in METRICS.values() if metric.of_paper == of_paper
+            for of, heading in metric.columns if of == split}
+
+
+COLUMNS = _columns(of_paper=True)  # those of the paper's main table, in its order
+FURTHER = _columns(of_paper=False)  # of data that have them
 STAND_IN = "IconWorld, a stand-in world with a small LLaVA; not a safety benchmark"
 CI_COLUMNS = ["method", "prompt_decouple", "split", "metric", "value", "low", "high", "n"]
 NOTE = (
@@ -39,28 +40,19 @@ RELEASED = ("Some of val is in train too: generality is measured on what is held
 NEAR = "SARR neighbours: harmless questions about the harmful pictures"
 
 PAPER_FIELDS = ("model", "method", "prompt_decouple", "split", "metric", "percent", "source")
-SECOND_HAND = "restated in public notes on SineProject (CVPR 2026, arXiv 2511.18444)"
-_KNOWN = {  # (model, method, prompt_decouple): the eight columns, in percent
-    ("LLaVA-1.5-7B", "ga", 0): (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 15.3, 100.0),
-    ("LLaVA-1.5-7B", "gd", 1): (2.8, 0.0, 0.5, 0.4, 61.6, 82.8, 50.7, 28.0),
-    ("LLaVA-1.5-7B", "po", 0): (0.1, 100.0, 0.1, 100.0, 65.2, 85.4, 63.7, 100.0),
-    ("LLaVA-1.5-7B", "po", 1): (0.2, 100.0, 0.2, 99.7, 65.4, 86.2, 64.4, 30.3),
-    ("LLaVA-1.5-13B", "po", 1): (2.2, 99.5, 2.4, 99.1, 62.7, 81.7, 65.3, 27.3),
-}
+_KNOWN = pd.read_csv(Path(__file__).with_name("paper.csv"))  # the cells that are known to us
+SECOND_HAND = "; ".join(_KNOWN["source"].unique())
 
 
 def _paper() -> tuple[dict, ...]:
     """One dict per cell of the paper's main table, for both models and all methods."""
-    rows = [("vanilla", 0)] + [(method, pd) for method in ("ga", "gd", "kl", "po") for pd in (0, 1)]
-    cells = []
-    for model in ("LLaVA-1.5-7B", "LLaVA-1.5-13B"):
-        for method, prompt_decouple in rows:
-            known = _KNOWN.get((model, method, prompt_decouple), (None,) * len(COLUMNS))
-            for (metric, split), percent in zip(COLUMNS, known, strict=True):
-                source = None if percent is None else SECOND_HAND
-                cell = (model, method, prompt_decouple, split, metric, percent, source)
-                cells.append(dict(zip(PAPER_FIELDS, cell, strict=True)))
-    return tuple(cells)
+    known = {cell[:5]: cell[5:] for cell in _KNOWN[[*PAPER_FIELDS]].itertuples(index=False)}
+    runs = [("vanilla", 0)] + [(method.key, pd_) for method in methods.METHODS.values()
+                               if method.of_paper for pd_ in (0, 1)]
+    cells = [(model, *run, split, metric) for model in _KNOWN["model"].unique()
+             for run in runs for metric, split in COLUMNS]
+    return tuple(dict(zip(PAPER_FIELDS, (*cell, *known.get(cell, (None, None))), strict=True))
+                 for cell in cells)
 
 
 # percent and source are None where a number is not known to us (which does not mean that the paper
@@ -138,7 +130,7 @@ def ours_beside_paper(
 
 
 def wide(table_ci: pd.DataFrame) -> pd.DataFrame:
-    """Rows: method with and without PD; columns: COLUMNS, and NEIGHBOURS if there are any; cells:
+    """Rows: method with and without PD; columns: COLUMNS, and of FURTHER what there is; cells:
     "93.1 [90.2, 95.6] n=576"."""
     unknown = "not run" if table_ci["split"].eq("generality").any() else "not measured"
     return _spread(table_ci, [_cell(row) for row in table_ci.itertuples()], unknown)
@@ -230,23 +222,19 @@ def write_main_tables(
     caption = f"{world}. {said}."
     words = f"{discretion.markdown(world)}. {said}."  # names of a model and of data are in it
     both = f"Ours: {words} Paper: {model}, {SECOND_HAND}."
+    frames = {"main_table.csv": main_table(per_answer), "main_table_ci.csv": table_ci,
+              "all_metrics_ci.csv": every_metric, "main_table_beside_paper.csv": beside}
     texts = {
-        "main_table.csv": _csv(main_table(per_answer)),
-        "main_table_ci.csv": _csv(table_ci),
-        "all_metrics_ci.csv": _csv(every_metric),
         "main_table.md": f"{words}\n\n{markdown(wide(table_ci))}",
         "main_table.tex": latex(wide(table_ci), caption),
-        "main_table_beside_paper.csv": _csv(beside),
         "main_table_beside_paper.md": f"{both}\n\n{markdown(wide_beside_paper(beside, model))}",
     }
     folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames.items():
+        write_csv(folder / name, frame, index=False)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in texts]
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, lineterminator="\n")
+    return [folder / name for name in (*frames, *texts)]
 
 
 def _whole(per_answer: pd.DataFrame) -> pd.DataFrame:
@@ -280,7 +268,7 @@ def _cell(row) -> str:
 def _spread(table: pd.DataFrame, cells: list[str], unknown: str = "not run") -> pd.DataFrame:
     names = [_name(row.method, row.prompt_decouple) for row in table.itertuples()]
     keys = list(zip(table["metric"], table["split"], strict=True))
-    columns = COLUMNS | {key: heading for key, heading in NEIGHBOURS.items() if key in keys}
+    columns = COLUMNS | {key: heading for key, heading in FURTHER.items() if key in keys}
     long = pd.DataFrame({"name": names, "heading": map(columns.get, keys), "cell": cells}).dropna()
     spread = long.pivot(index="name", columns="heading", values="cell")
     return spread.reindex(index=dict.fromkeys(names), columns=columns.values()).fillna(unknown)

@@ -24,7 +24,6 @@ from lib.world import iconworld
 from lib.world.iconworld import Picture
 from lib.world.settings import World
 
-CAPTION_QUESTION = "Describe the picture."
 DANGER = 0.1  # share of contrastive steps whose captions tell the danger alone
 Report = Callable[[str], None]
 

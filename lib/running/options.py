@@ -41,7 +41,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.profile.benchmarks:
         scale("harness").named(options.profile.benchmarks)
     _check_judge(options.profile)
-    options.gpu = scale("gpus").named(options.gpu) if options.gpu else None
+    if options.gpu:
+        scale("costs").known(options.gpu)
     if options.profile.real and not options.list:
         profiles.data_of(options.profile)
     if options.jobs is None:  # a real model fills a GPU, or all cores of a machine without

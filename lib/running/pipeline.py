@@ -61,7 +61,7 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engin
               expected=None) -> Plan:
     """Return the plan for these notebooks, after checking that they take our parameters.
 
-    expected: `estimate.Costs` of a real profile, None if they cannot be told.
+    expected: `lib.scale.costs.Costs` of a real profile, None of others.
     """
     from lib.running import (
         experiments,  # takes seconds to import: not before the options are known good
@@ -222,13 +222,11 @@ def _expected(chosen):
         return None
     if wrong := unusable(chosen.profile, chosen.list):
         raise RefusedError("\n".join(wrong))
-    try:
-        expected = scale("estimate").costs(chosen.profile, chosen.gpu or scale("gpus").found())
-    except ValueError as unknown:  # its model's sizes, before it is downloaded
-        print(f"What this costs cannot be told: {unknown}", flush=True)
-        return None
+    if not chosen.list:
+        scale("sources").identity(chosen.profile.model)  # brings its config: what the disk needs
+    expected = scale("costs").expected(chosen.profile, chosen.gpu, measure=chosen.list)
     print(expected, flush=True)
-    if expected.problems and not chosen.list:
+    if expected.short and not chosen.list:
         raise RefusedError("Nothing was begun.")
     return expected
 
@@ -242,7 +240,7 @@ def _look(chosen) -> int:
             return 0
         with _engine(chosen) as engine:
             show(make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected))
-    except Missing as error:  # the costs need neither the model nor a network
+    except Missing as error:  # the counts need neither the model nor a network
         print(f"Which steps are there already cannot be told: {error}")
     return 0
 

@@ -15,7 +15,6 @@ import pandas as pd
 
 import lib
 from lib.base import paths, runs
-from lib.base.extras import scale
 from lib.figures import claims, tables
 from lib.running import chapters, experiments, profiles
 from lib.unlearning import methods
@@ -27,7 +26,6 @@ PUBLISHED = "laptop"
 PARTS = {"dataset": "dataset", "base": "small LLaVA, from nothing", "original": "original model"}
 WITHOUT, WITH = "unlearning without PD", "unlearning with PD"
 SWEEP = "PO at other weights of PD"
-SHOWN_GPUS = ("a100-40", "a100-80", "h100", "h200")
 
 
 def refresh() -> None:
@@ -107,7 +105,7 @@ def write_records(profile_name: str) -> None:
     """Write costs.csv and claims.csv beside the run's tables, which are published with them."""
     records = {"costs": costs(profile_name), "claims": claims.table(profiles.get(profile_name))}
     for name, frame in records.items():
-        frame.to_csv(paths.profile_dir(profile_name) / f"{name}.csv", index=False)
+        runs.write_csv(paths.profile_dir(profile_name) / f"{name}.csv", frame, index=False)
 
 
 # The blocks: each gives its Markdown.
@@ -191,26 +189,6 @@ def _minutes(notebook: Path) -> float:
     return _published("costs").set_index("part").minutes[parts].sum()
 
 
-def hours() -> str:
-    """What the cost model expects of the real profiles: all steps of one, on one GPU."""
-    estimate, gpus = scale("estimate"), scale("gpus")
-    real = [profile for profile in profiles.PROFILES.values() if profile.real]
-    lines = [f"| Expected hours, one GPU | {' | '.join(profile.name for profile in real)} |",
-             "| --- |" + " ---: |" * len(real)]
-    for gpu in map(gpus.named, SHOWN_GPUS):
-        totals = [estimate.costs(profile, gpu).total for profile in real]
-        room = gpu.memory * estimate.GIB
-        cells = [f"{total.seconds / 3600:.0f}" if total.memory < room else "too small"
-                 for total in totals]
-        lines.append(f"| {gpu.name} | {' | '.join(cells)} |")
-    peaks = [max(line.memory for line in estimate.costs(profile, None).lines
-                 if line.step.startswith("unlearning")) for profile in real]
-    needs = " and ".join(f"{peak / estimate.GIB:.0f} GiB ({profile.name})"
-                         for peak, profile in zip(peaks, real, strict=True))
-    return "\n".join([*lines, "", f"Training takes {needs}; as many answers are generated at once "
-                      "as the GPU then has room for. Several GPUs divide the hours of the runs."])
-
-
 def tree() -> str:
     """The notebooks with their titles, and lib's folders with theirs; folded, each file's."""
     titles = {path.name: _title(path) for path in chapters.find()}
@@ -249,7 +227,7 @@ def _alt(name: str) -> str:
 
 
 BLOCKS = {"key figure": key_figure, "headline": headline, "cost": cost, "main table": main_table,
-          "claims": claims_made, "figures": figures, "tree": tree, "hours": hours}
+          "claims": claims_made, "figures": figures, "tree": tree}
 
 if __name__ == "__main__":
     refresh()

@@ -57,8 +57,10 @@ def weights(method: str, prompt_decouple: bool, prompt_decouple_weight: float | 
     if method not in METHODS or rows not in ROWS:
         raise ValueError(f"There is no method {method!r} in the rows {rows!r}; methods: "
                          f"{', '.join(METHODS)}; rows: {', '.join(ROWS)}.")
-    row = _official(method, prompt_decouple) if rows == "official" else _added(
-        method, prompt_decouple)
+    chosen = METHODS[method]
+    row = dict(chosen.with_pd if prompt_decouple else chosen.loss)
+    if rows == "added":
+        row = _added(chosen, prompt_decouple)
     if prompt_decouple_weight is not None:
         if not prompt_decouple:
             raise ValueError("A weight for PD needs prompt_decouple=True.")
@@ -66,14 +68,10 @@ def weights(method: str, prompt_decouple: bool, prompt_decouple_weight: float | 
     return row
 
 
-def _official(method: str, prompt_decouple: bool) -> dict[str, float]:
-    return dict(METHODS[method].with_pd if prompt_decouple else METHODS[method].loss)
-
-
-def _added(method: str, prompt_decouple: bool) -> dict[str, float]:
+def _added(method: Method, prompt_decouple: bool) -> dict[str, float]:
     """The loss without PD, what it pools taken apart, and PD with weight 1."""
     row = {}
-    for name, weight in METHODS[method].loss.items():
+    for name, weight in method.loss.items():
         row |= dict.fromkeys(TERMS[name].reads if TERMS[name].pools_tokens else (name,), weight)
     return row | ({PD: 1.0} if prompt_decouple else {})
 

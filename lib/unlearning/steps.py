@@ -65,8 +65,8 @@ def _examples(kind: str, pairs: Sequence) -> list[Example]:
 
 def lots(rows: Sequence[Group], size: int | None) -> list[Sequence[Group]]:
     """The rows that go through the model together."""
-    step = size or len(rows)
-    return [rows[start : start + step] for start in range(0, len(rows), step)]
+    size = size or len(rows)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def shares(packer: Packer, parts: Sequence[Sequence[Group]],

@@ -72,11 +72,8 @@ class Term:
 
 def answer_nll(kind: str) -> Term:
     """The term that is the NLL of one kind of answers."""
-
-    def value(said: Said) -> Tensor:
-        return said.each[[i for i, of in enumerate(said.kinds) if of == kind]].mean()
-
-    return Term(kind, (kind,), value, KINDS[kind])
+    return Term(kind, (kind,), lambda said: said.each[[of == kind for of in said.kinds]].mean(),
+                KINDS[kind])
 
 
 def kl(original: Tensor, current: Tensor, answers: Tensor, count: int) -> Tensor:
@@ -123,9 +120,8 @@ def reads(names: Iterable[str]) -> set[str]:
 
 def from_logits(said: Said) -> dict[str, Tensor]:
     """Every term without `needs_original` of which some answers are there: name -> scalar."""
-    there = set(said.kinds)
     return {name: term.value(said) for name, term in TERMS.items()
-            if not term.needs_original and there.intersection(term.reads)}
+            if not term.needs_original and set(term.reads).intersection(said.kinds)}
 
 
 def total(terms: Mapping[str, Tensor], row: Mapping[str, float]) -> Tensor:

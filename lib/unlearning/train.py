@@ -104,14 +104,15 @@ class _Run:
         self.model.train()
         parts = lots(step_rows(dataset, self.task, self.step), self.task.runtime.micro_batch)
         found: Counter[str] = Counter()
-        for lot, share in zip(parts, self._shares(packer, parts), strict=True):
-            values = self._terms(packer, lot, self.task.row)
+        for lot, share in zip(parts, shares(packer, parts, self.task.official_quirks), strict=True):
+            values = said_of(self.model, packer, lot, self.task.row, self.task.official_quirks)
             row = {name: weight * share[name] for name, weight in self.task.row.items()
                    if name in values}
             loss = terms.total(values, row)
             loss.backward()
             self._take_gradients()
-            found.update({"loss": loss.item(), **_items(values, share)})
+            found.update({"loss": loss.item()} | {name: value.item() * share[name]
+                                                  for name, value in values.items()})
         finite.check_numbers(found, self._where(), self._advice())
         return dict(found)
 
@@ -143,12 +144,6 @@ class _Run:
                 + (", or bfloat16 instead of float16" * (llava(self.model).dtype == torch.float16))
                 + ".")
 
-    def _terms(self, packer: Packer, rows: Sequence[Group], names) -> dict[str, Tensor]:
-        return said_of(self.model, packer, rows, names, self.task.official_quirks)
-
-    def _shares(self, packer: Packer, parts: Sequence[Sequence[Group]]) -> list[dict[str, float]]:
-        return shares(packer, parts, self.task.official_quirks)
-
     def _take_gradients(self) -> None:
         """Add the model's gradients to those of the float32 copies, where there are copies."""
         for name, copy in self.trained.items():
@@ -178,8 +173,8 @@ class _Run:
         rng = np.random.default_rng([self.task.seed, 2])
         everything = groups(records, dataset.refusals, WATCHED, rng)
         self.model.eval()
-        found = measured(self.model, packer, everything, WATCHED, self.task)
-        found = {name: found[name].item() for name in WATCHED}
+        values = measured(self.model, packer, everything, WATCHED, self.task)
+        found = {name: values[name].item() for name in WATCHED}
         finite.check_numbers(found, f"After {self.step} steps, on records of val", self._advice())
         self.probes.append({"step": self.step, **ask(self.model), **found})
 
@@ -201,8 +196,7 @@ class _Run:
                 checkpoints.discard(path, damage)
 
     @torch.no_grad()
-    def _take(self, state: dict, weights: Mapping[str, Tensor],
-              moments: Mapping[str, Tensor]) -> None:
+    def _take(self, state: dict, weights: Mapping, moments: Mapping) -> None:
         step, history, probes = state["step"], state["history"], state["probes"]
         if weights.keys() != self.trained.keys():  # nothing is changed before all was read
             raise KeyError("other weights than those that are trained")
@@ -214,10 +208,6 @@ class _Run:
                 for key, value in moments.items() if key.rpartition("/")[0] == name}
         self._hand_out()
         self.step, self.history, self.probes = step, history, probes
-
-
-def _items(values: Mapping[str, Tensor], share: Mapping[str, float]) -> dict[str, float]:
-    return {name: value.item() * share[name] for name, value in values.items()}
 
 
 def step_rows(dataset: Dataset, task: Task, step: int) -> list[Group]:
