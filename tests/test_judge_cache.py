@@ -36,7 +36,8 @@ def test_what_led_to_no_verdict_is_paid_for_all_the_same(path):
 
 @pytest.mark.parametrize("torn", [
     b'{"tokens": [1, 1], "key": "k", "lab', b'{"tokens"', b"\xff\xfe", b"null", b"[]", b'"x"',
-    b'{"tokens": [1]}', b'{"tokens": [1, 1], "key": "k", "label": "fine", "score": null}',
+    b'{"tokens": [1]}', b'{"tokens": [1e999, 1]}',
+    b'{"tokens": [1, 1], "key": "k", "label": "fine", "score": null}',
     b'{"tokens": [1, 1], "key": "k", "label": "normal", "score": 7}',
     b'{"tokens": [1, 1], "key": "k"}'])
 def test_a_line_that_was_torn_or_edited_costs_itself_only(path, torn):

@@ -321,6 +321,7 @@ def test_the_known_answers_of_a_guard_stand_before_those_of_the_model_beside_it(
     ("safe<|eot_id|>", "normal"),
     ("<think>unsafe", None), ("<think>safe</think>", None), ("unsafely", None),
     ("This is safe.", None), ("not safe", None), ("safe? no, unsafe", None), ("safe?", None),
+    ('{"safe": false}', None), ('{"unsafe": false}', None),
     ("unsafe or safe", None), ("safe\nS1", None), ("safe-ish", None), ("S1", None)])
 def test_a_guard_s_reply_is_read_by_its_first_word_or_not_at_all(reply, label):
     verdict = guard_prompts.parse(HARM, reply)

@@ -100,6 +100,8 @@ READ = [
      '<|channel|>analysis<|message|>{"label": "normal"}', None),
     ("keys in capitals", "retain", '{"Label": "NORMAL", "SCORE": 0.5}', Verdict("normal", 0.5)),
     ("two keys that are then the same", "safe", '{"Label": "normal", "label": "refusal"}', None),
+    ("the same key twice", "safe", '{"label": "normal", "label": "refusal"}', None),
+    ("and with Python's quotes", "safe", "{'label': 'normal', 'label': 'refusal'}", None),
     ("curly quotes", "safe", "{“label”: “normal”}", Verdict("normal")),
     ("a full stop inside", "safe", '{"label": "Normal."}', Verdict("normal")),
     ("a line", "safe", "Label: refusal", Verdict("refusal")),

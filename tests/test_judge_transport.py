@@ -154,10 +154,12 @@ def test_a_body_that_is_longer_than_promised_is_read_to_its_promised_end():
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_path, monkeypatch):
+def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_path, monkeypatch,
+                                                                  caplog):
+    caplog.set_level(0)
     monkeypatch.setenv("A_KEY", KEY)
     with serving(right) as other:
-        place = other.address.replace("http://", "http://me:word@") + "?token=secret"
+        place = other.address.replace("http://", "http://me:word@") + f"?token=secret{KEY}"
         with (serving(lambda h, body, n: send(h, b"", status, Location=place)) as server,
               pytest.raises(JudgeStopped) as stopped):
             ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
@@ -166,6 +168,15 @@ def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_pa
         assert f"It sends to {other.address}, where nothing was sent" in str(stopped.value)
     assert len(server.seen) == 1
     assert not any(word in str(stopped.value) for word in ("word", "token", "secret", KEY))
+    assert KEY not in caplog.text
+
+
+def test_a_redirect_that_spells_the_key_is_shown_without_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("A_KEY", KEY)
+    with (serving(lambda h, body, n: send(h, b"", 302, Location=f"/v1/{KEY}")) as server,
+          pytest.raises(JudgeStopped, match=r"It sends to \*\*\*, where")):
+        ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
+            {"0": items(1)[0]}, Cache(tmp_path / "judge.jsonl"))
 
 
 # Proxies.
@@ -217,6 +228,16 @@ def test_of_a_request_by_https_a_proxy_sees_the_host_alone(monkeypatch):
             thread.join()
     assert seen[0].startswith(b"CONNECT far.example:443")
     assert KEY.encode() not in seen[0]
+
+
+def test_where_a_proxy_is_not_there_it_is_among_what_to_check(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:word@127.0.0.1:{port}")
+    settings = Settings(address="https://far.example/v1", key_variable="", retries=0, timeout=5)
+    with pytest.raises(JudgeStopped, match="up, and the proxy in HTTPS_PROXY") as stopped:
+        ServerJudge("tiny", settings).ask(dict(enumerate(items(12))), Cache(tmp_path / "j.jsonl"))
+    assert "word" not in str(stopped.value)
 
 
 @pytest.mark.parametrize(("proxy", "advice"), [

@@ -88,7 +88,7 @@ class Cache:
             if "key" in line:
                 score = nan if line["score"] is None else line["score"]
                 self._verdicts[line["key"]] = Verdict(line["label"], score)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return
 
     def _append(self, line: bytes) -> None:

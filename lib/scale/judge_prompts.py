@@ -16,6 +16,8 @@ a verdict that the answer wrote quoted beside the judge's own, the reply is not 
 import ast
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 from lib.evaluation import plain
 from lib.evaluation.refusal_rule import RefusalRule
@@ -154,18 +156,18 @@ def parse(item: Item, reply: str, cut: bool = False) -> Verdict | None:
         return None
     if cut and not re.match(r"\s*(```\w*\s*)?\{", final):
         return None
-    said = [found for found in map(_lowered, _objects(final)) if "label" in found]
+    said = [found for found in _objects(final) if "label" in found]
     if not said and not cut and (lines := LINES.fullmatch(final)):
         said = [{name: value for name, value in lines.groupdict().items() if value}]
     verdicts = {_verdict(item, found) for found in said}
     return verdicts.pop() if len(verdicts) == 1 else None
 
 
-def _lowered(found: dict) -> dict:
-    """With keys in lower case; of two that are then equal neither is taken."""
-    keys = [str(key).strip().lower() for key in found]
-    return {key: value for key, value in zip(keys, found.values(), strict=True)
-            if keys.count(key) == 1}
+def _object(pairs: Sequence[tuple]) -> dict:
+    """Keys, in lower case, and values; of two keys that are then equal neither is taken."""
+    count = Counter(str(key).strip().lower() for key, _ in pairs)
+    found = ((str(key).strip().lower(), value) for key, value in pairs)
+    return {key: value for key, value in found if count[key] == 1}
 
 
 def _verdict(item: Item, said: dict) -> Verdict | None:
@@ -199,7 +201,8 @@ def _number(value: object) -> float | None:
 
 def _objects(text: str) -> list[dict]:
     """Every JSON object in a text, outermost ones only; Python's quotes and commas are forgiven."""
-    found, decoder, at = [], json.JSONDecoder(), text.find("{")
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    found, at = [], text.find("{")
     while at >= 0:
         try:
             value, end = decoder.raw_decode(text, at)
@@ -215,9 +218,11 @@ def _written_as_python(text: str, at: int) -> tuple[list[dict], int]:
     """A flat object that is no JSON for its quotes or a trailing comma; and where it ends."""
     match = FLAT.match(text, at)
     try:
-        value = ast.literal_eval(re.sub(r"\bnull\b", "None", plain.straight(match[0])))
-        return ([value], match.end()) if isinstance(value, dict) else ([], at + 1)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        written = ast.parse(re.sub(r"\bnull\b", "None", plain.straight(match[0])), mode="eval").body
+        pairs = [tuple(map(ast.literal_eval, pair))
+                 for pair in zip(written.keys, written.values, strict=True)]
+        return [_object(pairs)], match.end()
+    except (AttributeError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return [], at + 1
 
 

@@ -23,7 +23,8 @@ UNKNOWN = re.compile(r"support|unknown|unrecogni|permitted|extra|unexpected|not 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields beside a message's content
 QUOTE = 16  # letters that an error and what was asked have in common
 KEY_PART = 8  # signs of the key in a row; servers quote its ends
-MOST = 1_000_000  # tokens that a request can have used; a server that counts more is mistaken
+MOST = 1_000_000  # tokens that a request can have used; a server that counts more is mistaken,
+BYTES = 40  # and so is one that counts fewer than one for so many bytes
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # not as expected
 
 
@@ -62,15 +63,16 @@ def meant(status: int, content: bytes) -> int:
     return (given + [STATUSES[name] for name in map(str, names) if name in STATUSES] + [500])[0]
 
 
-def read(content: bytes) -> Reply:
-    """A chat completion. Raises one of MALFORMED for anything else."""
+def read(content: bytes, asked: int = 0) -> Reply:
+    """A chat completion; `asked`: bytes of its prompt. Raises one of MALFORMED otherwise."""
     found = json.loads(content)
     choice = found["choices"][0]
     message, ended = choice["message"], choice.get("finish_reason")
     withheld = bool(message.get("refusal")) or ended == "content_filter"
     thought = any(message.get(name) for name in THOUGHTS)
     text = _text(message.get("content")) or _called(message)
-    return Reply(text, withheld, ended == "length", thought, _tokens(found.get("usage")))
+    used = _tokens(found.get("usage"), asked, text)
+    return Reply(text, withheld, ended == "length", thought, used)
 
 
 def only_thought(reply: Reply) -> bool:
@@ -97,12 +99,14 @@ def _called(message: dict) -> str:
     return "\n".join(each if isinstance(each, str) else json.dumps(each) for each in given).strip()
 
 
-def _tokens(usage: object) -> tuple[int, int] | None:
+def _tokens(usage: object, asked: int, text: str) -> tuple[int, int] | None:
     """The tokens of prompt and reply; None where a server has not counted, or cannot have."""
     if not isinstance(usage, dict):
         return None
     prompt, reply = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    counted = type(prompt) is int and type(reply) is int and 0 < prompt <= MOST >= reply >= 0
+    counted = type(prompt) is int and type(reply) is int and (
+        0 < prompt <= MOST >= reply >= 0 and prompt * BYTES >= asked
+        and reply * BYTES >= len(text.encode(errors="replace")))
     return (prompt, reply) if counted else None
 
 
@@ -122,14 +126,14 @@ def error(content: bytes, key: str, asked: tuple[str, ...], sent: tuple[str, ...
     no_money = bool(names.intersection(NO_MONEY) or NO_MONEY_SAID.search(text))
     for secret in filter(None, asked):
         text = text.replace(secret, "***")
-    text = _without(key, plain(text))
+    text = without(key, plain(text))
     if _shares(text, asked):
         text = f"its words quote what was asked, so they are not shown: {described(text)}"
     said = f" ({text[:200]})" if text else ""
     return Refusal(names, said, tuple(fields), no_money)
 
 
-def _without(key: str, text: str) -> str:
+def without(key: str, text: str) -> str:
     """A text with *** in the place of each word that has a part of the key in it."""
     parts = {key[at:at + KEY_PART] for at in range(max(1, len(key) - KEY_PART + 1))} - {""}
     return " ".join("***" if any(part in word for part in parts) else word

@@ -32,7 +32,14 @@ from lib.scale.judge_limits import (
     ran_out,
 )
 from lib.scale.judge_replies import FILTERED, MALFORMED, Reply
-from lib.scale.judge_transport import Line, NoResponse, Response, Unreachable, host_of
+from lib.scale.judge_transport import (
+    Line,
+    NoResponse,
+    Response,
+    Unreachable,
+    host_of,
+    proxies,
+)
 
 REMINDERS = 2  # after a reply that cannot be read
 ITS_OWN = (400, 413, 422)  # statuses that may be due to one item, such as one that is too long
@@ -144,7 +151,7 @@ class _Asking:
                 status = replies.meant(response.status, response.content)
                 if status >= 300:
                     return Reply(""), self._refused(status, response, key, item)
-                reply = replies.read(response.content)
+                reply = replies.read(response.content, size)
             except MALFORMED:
                 self.cache.add(most)
                 raise _MayPass(_not_a_completion(response)) from None
@@ -197,8 +204,9 @@ class _Asking:
 
     def _advice(self, status: int, unknown: tuple[str, ...], where: str) -> str:
         if where:
-            return (f"It sends to {host_of(where)}, where nothing was sent: if that is your "
-                    f"server, set {PREFIX}ADDRESS to it.")
+            place = replies.without(self.key, host_of(where))
+            return (f"It sends to {place}, where nothing was sent: if that is your server, set "
+                    f"{PREFIX}ADDRESS to it.")
         if status in (401, 403):
             return (f"Check the key in the environment variable {self.settings.key_variable}."
                     if self.key else "It may want a key: put it into the environment variable "
@@ -236,8 +244,10 @@ class _Asking:
                 f"{begun}; of the last reply by {self.judge.model}: {last}. "
                 f"{more_tokens(self._longest())} (and {PREFIX}TIMEOUT to the seconds that it "
                 f"takes), or let it think less by {PREFIX}OPTIONS. {KEPT}")
+        way = "" if self.settings.is_local else proxies()
         raise JudgeStopped(f"{begun}, each after {self.settings.retries} retries; the last failure "
-                           f"was: {last}. Check that it is up. {KEPT}")
+                           f"was: {last}. Check that it is up{way and f', and the proxy in {way}'}"
+                           f". {KEPT}")
 
 
 def _not_a_completion(response: Response) -> str:

@@ -8,6 +8,7 @@ key. httpx is used directly: it comes with jupyterlab, and one POST is all that 
 
 import asyncio
 import json
+import logging
 import os
 import re
 import socket
@@ -26,6 +27,7 @@ from lib.scale.judge_limits import PREFIX, Settings
 LARGEST = 1_000_000  # bytes of a response, packed or unpacked; a verdict has a few hundred
 UNBILLED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)  # were never received
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+logging.getLogger("httpcore").setLevel(logging.INFO)  # else it logs headers: one may quote the key
 NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
 
 
@@ -122,11 +124,16 @@ def client(settings: Settings, key: str) -> httpx.AsyncClient:
                          f"read ({type(error).__name__}): correct it, or unset it.") from None
 
 
+def proxies() -> str:
+    """The environment variables in which a proxy is named; "" if there are none."""
+    known = (*PROXIES, *map(str.lower, PROXIES))
+    return ", ".join(name for name in known if os.environ.get(name))
+
+
 def _proxy_advice(error: Exception) -> str:
     """What to do about a proxy; its address is not shown, as it may hold a password."""
-    given = [name for name in (*PROXIES, *map(str.lower, PROXIES)) if os.environ.get(name)]
-    said = (f"The proxy in {', '.join(given) or 'NO_PROXY or this machine’s settings'} cannot be "
-            "used: ")
+    given = proxies() or "NO_PROXY or this machine’s settings"
+    said = f"The proxy in {given} cannot be used: "
     if isinstance(error, ImportError):
         return (f"{said}httpx needs a package for SOCKS. Type: pip install 'httpx[socks]', name an "
                 "http:// proxy, unset the variable, or list the judge's host in NO_PROXY.")
