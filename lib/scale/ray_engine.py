@@ -14,9 +14,11 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lib.base import environment, paths, provenance
+from lib.base.runs import is_whole
 from lib.running.agenda import Agenda, Piece, Report
 from lib.scale import ray_nodes
 from lib.scale.judge_limits import Settings
@@ -177,7 +179,9 @@ class _Shift:
             node = min(nodes, key=self.sent.__getitem__)
             self.sent[node] += 1
             where = {"scheduling_strategy": ray_nodes.on(node, soft=True)}
-        task = self.make.options(**where).remote(piece, self.home, self.desk)
+        there = tuple(folder for folder in piece.before if is_whole(folder))
+        sent = replace(piece, needs=(*piece.needs, *there))
+        task = self.make.options(**where).remote(sent, self.home, self.desk)
         self.running[task] = piece
 
     def _ready(self) -> list:
@@ -204,7 +208,9 @@ class _Shift:
         """Finish a piece, after copying it here if it was made in another store."""
         try:
             if not site.shared:
-                ray_nodes.fetch(site.node, site.runs / self._name(piece), piece.folder)
+                for folder in (*piece.before, piece.folder):
+                    ray_nodes.fetch(site.node, site.runs / folder.relative_to(self.home.runs),
+                                    folder)
         except (self.ray.exceptions.RayError, ValueError) as error:
             self._again(piece, error)
         else:
