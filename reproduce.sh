@@ -18,6 +18,9 @@
 #     --list               show the plan, what it costs and what is there already; do nothing
 #     --gpu NAME           with --list: costs on this GPU, such as h100, instead of the one here
 #     --fresh              remove the profile's results first, but not what judges were paid for
+#     --stale                make again what other code than is here has made, and what follows
+#     --vouch                make one result of each kind again, compare the bits, and vouch for
+#                            the others of its kind where they are equal
 #     --publish            after a full run, copy its notebooks to notebooks/, figures to figures/
 #   ./reproduce.sh --test  run the tests instead
 #

@@ -22,11 +22,12 @@ from lib.model import llava as models
 from lib.model.packing import Packer
 from lib.model.settings import Evaluation
 from lib.running import origins, recipes, training
+from lib.running.joined import labelled
 from lib.running.labelling import GateError, gate, rules
 from lib.running.origins import BASE_THREADS
 from lib.running.plan import Step, ensure, main_runs, steps, sweep_runs
 from lib.running.profiles import Profile
-from lib.running.results import Result, labelled
+from lib.running.results import Result
 from lib.running.training import PROBE, Run, task
 
 __all__ = ["BASE_THREADS", "PROBE", "GateError", "Run", "Step", "answers", "base_log", "brief",

@@ -114,17 +114,3 @@ class Result:
 
     def _store(self) -> runs.Store:
         return runs.Store(profile_dir(self.profile.name))
-
-
-def labelled(labels: Path) -> list[dict]:
-    """The answers that a folder of labels is about, each with its label and score."""
-    answers = labels.parent / runs.read_json(labels / "config.json")["answers"]
-    return [_with_label(row, given) for row, given in
-            zip(runs.read_jsonl(answers / "answers.jsonl"),
-                runs.read_jsonl(labels / "labels.jsonl"), strict=True)]
-
-
-def _with_label(row: dict, given: dict) -> dict:
-    """One answer with its label and score beside it."""
-    before = list(row)[: list(row).index("answer") + 1]
-    return {**{name: row[name] for name in before}, **given, **row}
