@@ -133,7 +133,7 @@ class _Shift:
         """Learn what nodes with runs folders of their own have. RuntimeError if one lacks packages,
         or a folder that is read."""
         pieces = (*self.agenda.waiting, *self.agenda.at_work)
-        wanted = [self._name(piece) for piece in pieces]
+        wanted = [self._name(piece.folder) for piece in pieces]
         surveys = self._surveys(wanted, sorted({path for piece in pieces for path in piece.reads}))
         lacking = [f"{found.site.host} lacks {', '.join(found.lacks)}"
                    for found in surveys if found.lacks]
@@ -170,7 +170,7 @@ class _Shift:
         return answers
 
     def _give_out(self, piece: Piece) -> None:
-        name = self._name(piece)
+        name = self._name(piece.folder)
         if name in self.finished:
             self._collect(piece, self.finished.pop(name))
             return
@@ -179,8 +179,7 @@ class _Shift:
             node = min(nodes, key=self.sent.__getitem__)
             self.sent[node] += 1
             where = {"scheduling_strategy": ray_nodes.on(node, soft=True)}
-        there = tuple(folder for folder in piece.before if is_whole(folder))
-        sent = replace(piece, needs=(*piece.needs, *there))
+        sent = replace(piece, needs=(*piece.needs, *filter(is_whole, piece.before)))
         task = self.make.options(**where).remote(sent, self.home, self.desk)
         self.running[task] = piece
 
@@ -209,8 +208,7 @@ class _Shift:
         try:
             if not site.shared:
                 for folder in (*piece.before, piece.folder):
-                    ray_nodes.fetch(site.node, site.runs / folder.relative_to(self.home.runs),
-                                    folder)
+                    ray_nodes.fetch(site.node, site.runs / self._name(folder), folder)
         except (self.ray.exceptions.RayError, ValueError) as error:
             self._again(piece, error)
         else:
@@ -239,8 +237,8 @@ class _Shift:
         words = f"; {lost} workers were lost" if lost else ""
         return words if self.cluster.slots else f"{words}; no node with room is left: waiting"
 
-    def _name(self, piece: Piece) -> Path:
-        return piece.folder.relative_to(self.home.runs)
+    def _name(self, folder: Path) -> Path:
+        return folder.relative_to(self.home.runs)
 
     def close(self) -> None:
         """Stop what is still at work."""
