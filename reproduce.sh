@@ -20,6 +20,9 @@
 #     --gpu NAME           with --list: the hours that docs/full-scale.md has for this GPU, such as
 #                          h100, instead of those measured here
 #     --fresh              remove the profile's results first, but not what judges were paid for
+#     --stale                make again what other code than is here has made, and what follows
+#     --vouch                make one result of each kind again, compare the bits, and vouch for
+#                            the others of its kind where they are equal
 #     --publish            after a full run, copy its notebooks to notebooks/, figures to figures/
 #   ./reproduce.sh --test  run the tests instead
 #
