@@ -98,9 +98,9 @@ EDITS = [
     ("a sign in a loss", *SIGN, {"adapter"}),
     ("a rule", *RULE, {"judge", "labels"}),
     ("how answers are generated", "model/generate.py", "left padding", "left padding", set()),
-    ("a comment", "unlearning/train.py", "import logging", "import logging  # a word", set()),
+    ("a comment", "unlearning/train.py", "import math", "import math  # a word", set()),
     ("a docstring", "unlearning/train.py", '"""One unlearning run:', '"""A run:', set()),
-    ("its formatting", "unlearning/train.py", "log = logging", "\n\nlog  =  logging", set()),
+    ("its formatting", "unlearning/train.py", "WATCHED = (", "\n\nWATCHED  =  (", set()),
     ("a message of the store", "base/runs.py", "was cut off or edited", "is bad", set()),
 ]
 
