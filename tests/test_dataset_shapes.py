@@ -513,3 +513,14 @@ def test_a_single_record_is_a_list_of_one_whether_on_a_line_or_alone(folder):
     for text in (json.dumps(one) + "\n", json.dumps(one, indent=1)):
         (folder / TRAIN).write_text(text)
         assert len(dataset.read(folder).train) == 1
+
+
+@pytest.mark.parametrize(("between", "end", "advice"), [
+    (",\r\n", "", "remove the comma there"),
+    (",\n", "\n,", "remove the comma there"),
+    ("\n", "\n{", "correct it or write the file again"),
+])
+def test_a_comma_too_many_between_json_lines_is_named(folder, between, end, advice):
+    lines = map(json.dumps, json.loads((folder / TRAIN).read_text("utf-8")))
+    (folder / TRAIN).write_text(between.join(lines) + end)
+    assert (dataset.check(folder)[0].file, dataset.check(folder)[0].advice) == (TRAIN, advice)

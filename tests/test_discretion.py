@@ -57,6 +57,18 @@ def test_answers_about_a_harmful_picture_are_hidden_until_a_judge_finds_them_nor
     assert near.answer not in json.dumps(written)
 
 
+def test_a_harmful_answer_that_was_left_out_is_hidden_whoever_calls_it_normal(tmp_path):
+    folder = real_shapes.write(tmp_path / "data")
+    records = json.loads((folder / "all_train.json").read_text("utf-8"))
+    pair = records[0]["unsafe_pairs"][0]
+    pair["model_response"] = "Nobody else says so: snorf the glub until it rings."
+    del pair["sd_response"]
+    real_shapes.save(folder / "all_train.json", records)
+    discretion.guard(dataset.read(folder, leave_out=True))
+    shown = discretion.answer(pair["model_response"], "normal", judge="server:some-model")
+    assert shown == f"harmful, {discretion.described(pair['model_response'])}"
+
+
 def test_a_safe_picture_in_a_hubs_cache_is_shown_and_a_harmful_one_is_not(tmp_path):
     read = dataset.read(real_shapes.write(tmp_path / "data", "hub"))
     discretion.guard(read)

@@ -235,7 +235,9 @@ def read_file(found: Found, name: str) -> Node:
     except json.JSONDecodeError as error:
         at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         cut = ", the file seems to be cut off" if at_end else ""
-        node.note(f"is not valid JSON{cut}", "correct it or write the file again", str(error))
+        comma = "," in (text[error.pos:error.pos + 1], text[:error.pos].rstrip()[-1:]) and not cut
+        advice = "remove the comma there" if comma else "correct it or write the file again"
+        node.note(f"is not valid JSON{cut}", advice, str(error))
     except (ValueError, RecursionError) as error:
         node.note("is not usable JSON", "write the file again", str(error))
     return node

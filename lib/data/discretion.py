@@ -124,7 +124,10 @@ def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:
     harmless = {*dataset.refusals, *(pair.safe_answer for pair in unsafe),
                 *(pair.answer for pair in kept),
                 *(pair.question for pair in (*unsafe, *kept, *near))}
-    harmful = frozenset(map(letters, (*harmful_answers, *(p.harmful_answer for p in unsafe))))
+    had = dataset.had or dataset  # a model may say what was left out
+    told = {pair.harmful_answer for record in (*had.train, *had.val)
+            for pair in record.unsafe_pairs} - {None}
+    harmful = frozenset(map(letters, (*harmful_answers, *told)))
     harmless = frozenset(map(letters, harmless)) - harmful
     pictures = {r.safe_image for r in records} | {item.image for item in dataset.specificity}
     pictures = {path.resolve() for path in pictures} - {r.image.resolve() for r in records}
