@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForImageTextToText,
     BitsAndBytesConfig,
     CLIPVisionConfig,
+    GenerationConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -121,6 +122,7 @@ def load(folder: str | Path, runtime: Runtime = CPU) -> tuple:
         device_map=None if device == "cpu" else {"": device}, ignore_mismatched_sizes=True,
         quantization_config=_four_bits(runtime) if runtime.four_bit else None)
     _check_loaded(folder, model, info)
+    model.generation_config = _only_tokens(model.generation_config)
     return model.eval(), read_processor(folder, model.config)
 
 
@@ -130,6 +132,15 @@ def _config_of(folder: Path) -> LlavaConfig:
     except Exception as error:  # a dozen kinds, by what is wrong in it
         raise Missing(f"{folder / 'config.json'} cannot be used ({type(error).__name__}: {error}): "
                       f"{model_check.AGAIN}.") from error
+
+
+def _only_tokens(config: GenerationConfig) -> GenerationConfig:
+    """How a folder wants answers begun and ended, without how it wants them drawn.
+
+    A repetition penalty or ruled-out tokens would change our greedy and sampled answers unseen.
+    """
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: getattr(config, name) for name in names})
 
 
 def _check_loaded(folder: Path, model: LlavaForConditionalGeneration, info: dict) -> None:
