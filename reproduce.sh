@@ -15,9 +15,14 @@
 #     --jobs N             so many runs side by side
 #     --engine ray         the runs as tasks of Ray (an extra) instead of processes here: of a Ray
 #       [--address A]      on this machine, or of the cluster at A: HOST:PORT of its head, or auto
-#     --list               show the plan, what it costs and what is there already; do nothing
-#     --gpu NAME           with --list: costs on this GPU, such as h100, instead of the one here
+#     --list               show the plan, what it costs and what is there already; make nothing. With
+#                          a GPU it measures first what a step and an answer take: about a minute
+#     --gpu NAME           with --list: the hours that docs/full-scale.md has for this GPU, such as
+#                          h100, instead of those measured here
 #     --fresh              remove the profile's results first, but not what judges were paid for
+#     --stale                make again what other code than is here has made, and what follows
+#     --vouch                make one result of each kind again, compare the bits, and vouch for
+#                            the others of its kind where they are equal
 #     --publish            after a full run, copy its notebooks to notebooks/, figures to figures/
 #   ./reproduce.sh --test  run the tests instead
 #

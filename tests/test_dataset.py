@@ -620,12 +620,15 @@ def test_the_command_prints_the_counts_of_a_good_folder(folder, capsys):
     assert all(name in shown for name in (*dataset.SETS, "IllegalActivity", "HateSpeech"))
 
 
-def test_the_command_prints_every_problem_and_fails(folder):
+def test_the_command_prints_every_problem_and_fails_on_any_terminal(folder):
+    folder = folder.rename(folder.with_name("wörld"))
     drop("SDImage_path")(folder)
     put("idk", value=[], file=PROMPT)(folder)
     command = [sys.executable, "-m", "lib.data", "check", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (1, "")
+    assert "w?rld cannot be used" in done.stdout
     assert all(str(problem) in done.stdout for problem in dataset.check(folder))
 
 

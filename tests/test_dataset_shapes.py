@@ -388,6 +388,15 @@ def test_a_link_in_a_hubs_cache_may_lead_to_its_own_blobs_alone(shapes, tmp_path
     assert fine or "leads out of the dataset folder" in problems[0].what
 
 
+def test_a_picture_that_a_hubs_cache_has_only_in_part_is_to_be_downloaded_again(shapes, tmp_path):
+    cache = shutil.copytree(shapes["hub"].parents[1], tmp_path / "datasets--a--b", symlinks=True)
+    snapshot = cache / "snapshots" / "abc"
+    (snapshot / json.loads((snapshot / TRAIN).read_text("utf-8"))[0]["image_id"]).resolve().unlink()
+    problem = dataset.check(snapshot)[0]
+    assert problem.what == "names a missing file, behind a link"
+    assert "download the picture again" in problem.advice
+
+
 def test_a_folder_that_is_only_named_like_a_cache_may_not_link_to_its_neighbour(folder, tmp_path):
     root = shutil.move(folder, tmp_path / "datasets--a--b")
     picture = root / json.loads((root / TRAIN).read_text("utf-8"))[0]["image_id"]

@@ -2,6 +2,7 @@ import filecmp
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections import Counter
@@ -18,7 +19,7 @@ from lib.data import discretion
 from lib.evaluation import metrics
 from lib.model import generate
 from lib.model.packing import Features
-from lib.running import experiments, origins, profiles, recipes
+from lib.running import experiments, joined, origins, profiles, recipes, training
 from lib.running.experiments import GateError, Run
 from lib.unlearning import methods
 
@@ -35,10 +36,10 @@ def fresh_runs(tiny_runs, tmp_path_factory):
     return copy
 
 
-def folder_of(runs, run):
-    """The finished folder of a run, found by what its config says."""
-    found = [path.parent for path in (runs / "tiny").glob(f"unlearn-{run.method}-*/config.json")
-             if (c := read_json(path))["weights"] == run.row and c["seed"] == run.seed]
+def folder_of(runs, run, kind="labels"):
+    """The finished folder of a run's labels (or answers, or adapter), found by its manifest."""
+    found = [path.parent for path in (runs / "tiny").glob("*/manifest.json")
+             if (held := read_json(path))["step"] == kind and held["facts"]["run"] == str(run)]
     return found[0] if found else None
 
 
@@ -64,21 +65,25 @@ def done(one_by_one, monkeypatch):
 # Runs in processes of their own.
 
 
-RESULTS = ("metrics.json", "answers.jsonl", "history.jsonl", "probes.jsonl", "config.json",
-           "adapter/adapter_model.safetensors")
+RESULTS = {"adapter": ("adapter/adapter_model.safetensors", "history.jsonl", "probes.jsonl"),
+           "answers": ("answers.jsonl", "config.json"),
+           "labels": ("labels.jsonl", "probes.jsonl", "metrics.json", "config.json")}
 
 
-def assert_same_results(one, other):
-    for name in RESULTS:
-        assert filecmp.cmp(one / name, other / name, shallow=False), name
+def assert_same_results(one, other, run):
+    for kind, names in RESULTS.items():
+        first, second = (folder_of(runs, run, kind) for runs in (one, other))
+        assert first.name == second.name
+        for name in names:
+            assert filecmp.cmp(first / name, second / name, shallow=False), (kind, name)
 
 
 def test_a_run_gives_the_same_bytes_beside_another_one_as_alone(tiny, fresh_runs, one_by_one):
     side_by_side = made(tiny, fresh_runs(), [PO_PD, GA], jobs=2)
     for run in (PO_PD, GA):
-        assert_same_results(folder_of(one_by_one, run), folder_of(side_by_side, run))
-    assert not filecmp.cmp(folder_of(one_by_one, PO_PD) / "answers.jsonl",
-                           folder_of(one_by_one, GA) / "answers.jsonl", shallow=False)
+        assert_same_results(one_by_one, side_by_side, run)
+    assert not filecmp.cmp(folder_of(one_by_one, PO_PD, "answers") / "answers.jsonl",
+                           folder_of(one_by_one, GA, "answers") / "answers.jsonl", shallow=False)
 
 
 def test_what_is_there_is_not_made_again(tiny, done):
@@ -117,17 +122,16 @@ def test_a_killed_worker_is_reported_with_what_to_do(killed):
 
 def test_what_was_finished_when_a_worker_was_killed_is_kept(killed, one_by_one):
     runs, _ = killed
-    assert_same_results(folder_of(runs, GA), folder_of(one_by_one, GA))
-    assert folder_of(runs, PO_PD) is None
-    assert not [path for path in (runs / "tiny").glob("unlearn-po-*") if not path.suffix]
+    assert_same_results(runs, one_by_one, GA)
+    assert all(folder_of(runs, PO_PD, kind) is None for kind in RESULTS)
 
 
 def test_a_run_whose_worker_was_killed_goes_on_to_the_same_bytes(killed, tiny, one_by_one):
     runs = Path(shutil.copytree(killed[0], killed[0].with_name("resumed")))
     told = []
     made(tiny, runs, [GA, PO_PD], 1, told.append)
-    assert_same_results(folder_of(runs, PO_PD), folder_of(one_by_one, PO_PD))
-    assert read_json(folder_of(runs, PO_PD) / "manifest.json")["resumed"] is True
+    assert_same_results(runs, one_by_one, PO_PD)
+    assert read_json(folder_of(runs, PO_PD, "adapter") / "manifest.json")["resumed"] is True
     steps = [text for text in told if "step" in text]
     assert "step 5 of 6" in steps[0], "it has to go on from the checkpoint at step 4"
 
@@ -150,15 +154,13 @@ def test_a_run_killed_in_its_evaluation_is_not_trained_again_and_ends_in_the_sam
     runs = fresh_runs()
     monkeypatch.setenv("SAFEERASER_RUNS", str(runs))
     with pytest.raises(KeyboardInterrupt):
-        recipes.run(tiny, PO_PD, dies).make()
+        recipes.run(tiny, PO_PD).make(dies)
     told = []
-    monkeypatch.delattr(recipes, "unlearn")
-    recipes.run(tiny, PO_PD, told.append).make()
+    monkeypatch.delattr(training, "unlearn")
+    recipes.run(tiny, PO_PD).make(told.append)
     assert int(told[0].split()[0]) > 48
-    first, again = folder_of(one_by_one, PO_PD), folder_of(runs, PO_PD)
-    for name in ("answers.jsonl", "metrics.json", "history.jsonl", "probes.jsonl"):
-        assert (first / name).read_bytes() == (again / name).read_bytes(), name
-    assert not (again / "checkpoint").exists()
+    assert_same_results(runs, one_by_one, PO_PD)
+    assert not (folder_of(runs, PO_PD, "answers") / "checkpoint").exists()
 
 
 def test_of_real_data_nothing_harmful_is_shown_once_they_are_read(tiny, done):
@@ -170,18 +172,20 @@ def test_of_real_data_nothing_harmful_is_shown_once_they_are_read(tiny, done):
 
 def test_a_run_that_fails_is_named_and_the_others_are_finished(tiny, fresh_runs, one_by_one):
     runs = fresh_runs()
-    name = folder_of(one_by_one, PO_PD).name
+    name = folder_of(one_by_one, PO_PD, "adapter").name
     (runs / "tiny" / f"{name}.partial").write_text("in the way")
     with pytest.raises(RuntimeError, match="1 of 2 failed") as stopped:
         made(tiny, runs, [PO_PD, GA], 1)
     assert str(PO_PD) in str(stopped.value)
-    assert "FileExistsError" in str(stopped.value)
-    assert_same_results(folder_of(runs, GA), folder_of(one_by_one, GA))
+    assert re.search("FileExistsError|NotADirectoryError", str(stopped.value))
+    assert_same_results(runs, one_by_one, GA)
 
 
 def test_progress_says_what_every_worker_is_at(tiny, fresh_runs, one_by_one, monkeypatch):
     folder = fresh_runs()
-    shutil.copytree(folder_of(one_by_one, GA), folder / "tiny" / folder_of(one_by_one, GA).name)
+    for kind in RESULTS:
+        there = folder_of(one_by_one, GA, kind)
+        shutil.copytree(there, folder / "tiny" / there.name)
     told = []
     made(tiny, folder, [GA, PO_PD], 2, told.append)
     assert told[0] == f"0 of 1 done; {PO_PD}: starts"
@@ -231,9 +235,12 @@ def test_answers_carry_their_run_s_labels_and_the_file_s_rows(tiny, done):
     assert list(frame.columns[:4]) == LABELS
     parts = dict(list(frame.groupby(LABELS, sort=False)))
     assert list(parts) == [("vanilla", 0, 0, 0.0), ("po", 1, 1, 1.0), ("ga", 0, 1, 0.0)]
-    stored = pd.DataFrame(read_jsonl(folder_of(done, GA) / "answers.jsonl"))
+    stored = pd.DataFrame(read_jsonl(folder_of(done, GA, "answers") / "answers.jsonl"))
     ours = parts["ga", 0, 1, 0.0].drop(columns=LABELS).reset_index(drop=True)
-    pd.testing.assert_frame_equal(ours, stored)
+    pd.testing.assert_frame_equal(ours.drop(columns=["label", "score"]), stored)
+    assert list(ours)[8:11] == ["answer", "label", "score"]
+    labels = pd.DataFrame(read_jsonl(folder_of(done, GA) / "labels.jsonl"))
+    pd.testing.assert_frame_equal(ours[["label", "score"]], labels)
 
 
 def test_a_real_profile_s_answers_say_who_labelled_them(tiny, done):
@@ -249,7 +256,7 @@ def test_a_real_profile_s_answers_say_who_labelled_them(tiny, done):
 def test_metrics_json_is_what_its_answers_say(done):
     for run in (PO_PD, GA):
         folder = folder_of(done, run)
-        answers = pd.DataFrame(read_jsonl(folder / "answers.jsonl"))
+        answers = pd.DataFrame(joined.labelled(folder))
         assert read_json(folder / "metrics.json") == metrics.to_json(metrics.from_answers(answers))
 
 
@@ -395,8 +402,7 @@ def test_a_profile_that_is_not_judged_passes_and_shows_what_it_missed(tiny, done
 def test_a_strict_profile_s_base_model_stops_the_pipeline_before_any_run(tiny, tiny_runs,
                                                                          tmp_path, monkeypatch):
     shutil.copytree(tiny_runs, tmp_path / "runs")
-    for folder in (tmp_path / "runs" / "tiny").glob("original-*"):
-        shutil.rmtree(folder)
+    shutil.rmtree(folder_of(tmp_path / "runs", recipes.ORIGINAL))
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(origins, "BASE_THREADS", 1)
     original = experiments.steps(replace(tiny, strict=True), ["00"], 1)[2]

@@ -45,9 +45,10 @@ def without(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 REFUSED = [
     ("no rows", "counts", lambda: pair_counts()[:0], "the frame has no rows"),
     ("a method without a colour", "before_after", lambda: rates().replace("ga", "npo"),
-     "unknown method npo"),
+     "unknown method npo.* line in lib/unlearning/methods"),
     ("a label without a colour", "same_question_two_pictures",
-     lambda: pd.DataFrame(two_pictures()).replace("normal", "odd"), "unknown label odd"),
+     lambda: pd.DataFrame(two_pictures()).replace("normal", "odd"),
+     "unknown label odd.* line in lib/figures/style"),
     ("two splits in one picture", "forget_against_utility", rates, "one of efficacy, generality"),
     ("two metrics in one picture", "paired_differences",
      lambda: pd.concat([differences(), differences().assign(metric="rr")]), "one of sarr, rr"),

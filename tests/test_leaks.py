@@ -136,16 +136,32 @@ def test_a_picture_s_own_texts_and_files_of_other_kinds_are_not_let_through(data
     assert leaks.in_file(tmp_path / "b.pdf", []) == []
 
 
-def store(folder, data, judge, *answers):
+def store(folder, data, judge, *answers, questions="harmful"):
     """A run store with one run on real data; answers as (text, label)."""
-    made = folder / "llava-7b"
-    rows = [{"answer": text, "label": label, "set": "harmful"} for text, label in answers]
-    for name, content in (("dataset-1/metrics.json", [{"data": str(data.root)}]),
-                          ("unlearn-po-1/config.json", [{"evaluation": {"judge": judge}}]),
-                          ("unlearn-po-1/answers.jsonl", rows)):
-        (made / name).parent.mkdir(parents=True, exist_ok=True)
-        (made / name).write_text("".join(json.dumps(each) + "\n" for each in content))
+    said = [{"set": questions, "answer": text} for text, _ in answers]
+    labels = [{"label": label, "score": 0.0} for _, label in answers]
+    for name, content in (("d-1/metrics.json", [{"data": str(data.root)}]),
+                          ("d-1/manifest.json", [{"step": "dataset"}]),
+                          ("a-1/config.json", [{}]), ("a-1/answers.jsonl", said),
+                          ("l-1/config.json", [{"answers": "a-1"}]), ("l-1/labels.jsonl", labels),
+                          ("l-1/manifest.json", [{"facts": {"judge": judge}}])):
+        path = folder / "llava-7b" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(each) + "\n" for each in content))
     return folder
+
+
+@pytest.mark.parametrize("of_before", [False, True])
+def test_what_nobody_has_labelled_may_not_be_published(data, tmp_path, of_before):
+    made = store(tmp_path, data, "server:gpt-4o", (DRESSED, "normal")) / "llava-7b"
+    assert not leaks.of_store(tmp_path)[0].quoted_in(DRESSED)
+    for path in (made / "l-1").iterdir():
+        path.unlink()
+    if of_before:  # labels stood with the answers, and the judge in the config
+        row = {"set": "harmful", "answer": DRESSED, "label": "normal"}
+        (made / "a-1/answers.jsonl").write_text(json.dumps(row))
+        (made / "a-1/config.json").write_text('{"evaluation": {"judge": "server:gpt-4o"}}')
+    assert leaks.of_store(tmp_path)[0].quoted_in(DRESSED) != of_before
 
 
 DRESSED = "I'm sorry, but no. Then again: boil the brass lumps."
@@ -159,6 +175,13 @@ def test_what_a_rule_calls_a_refusal_may_not_be_published(data, tmp_path, judge,
                                     *((text, "refusal") for text in own)))
     assert known.quoted_in(DRESSED) == secret
     assert not any(map(known.quoted_in, [*own, "and nothing else"]))
+
+
+@pytest.mark.parametrize(("questions", "secret"), [("harmful", False), ("neighbour", True)])
+def test_a_guard_opens_only_the_answers_that_it_reads_itself(data, tmp_path, questions, secret):
+    (known,) = leaks.of_store(store(tmp_path, data, "guard:any+rules", (DRESSED, "refusal"),
+                                    questions=questions))
+    assert known.quoted_in(DRESSED) == secret
 
 
 def test_widgets_and_alt_texts_are_looked_through_too(data, known):
@@ -177,6 +200,7 @@ def test_the_store_s_real_datasets_are_known_with_what_models_said_to_them(data,
     stand_in = tmp_path / "laptop" / "dataset-2" / "metrics.json"
     stand_in.parent.mkdir(parents=True)
     stand_in.write_text('{"train": 720}')
+    stand_in.with_name("manifest.json").write_text('{"step": "dataset"}')
     (known,) = leaks.of_store(tmp_path)
     assert known.quoted_in(data.val[0].unsafe_pairs[0].harmful_answer)
     assert known.quoted_in("brass lumps are\nto be boiled")

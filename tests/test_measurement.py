@@ -67,9 +67,9 @@ def test_another_gpu_setting_or_model_is_measured_anew(short, official, monkeypa
     runtime = replace(short.runtime, micro_batch=1)
     names = {measurement.measurement(profile).folder().name for profile in (
         short, replace(short, runtime=runtime), replace(short, model=str(official[0])),
-        replace(short, data=str(official[1])))}
+        replace(short, data=str(official[1])), replace(short, official_quirks=True))}
     monkeypatch.setattr(measurement, "gpu", lambda: "another")
-    assert len(names | {measurement.measurement(short).folder().name}) == 5
+    assert len(names | {measurement.measurement(short).folder().name}) == 6
 
 
 def test_what_is_measured_stands_among_no_runs(short):

@@ -185,7 +185,7 @@ def test_runs_on_two_nodes_give_the_same_bytes_as_here(engine, tiny, tiny_runs, 
     torch.set_num_threads(threads)
     names = [recipes.run(tiny, run).folder().name for run in CHOSEN]
     assert_same_bytes(tmp_path / "here" / "tiny", tmp_path / "ray" / "tiny", names, but=PLACED)
-    assert len(list((elsewhere / "tiny").glob("unlearn-*"))) == 1, "the other is made on the head"
+    assert len(list((elsewhere / "tiny").glob("adapter-*"))) == 1, "the other is made on the head"
 
 
 def test_a_real_profile_s_results_have_the_local_engine_s_bytes(
@@ -199,9 +199,10 @@ def test_a_real_profile_s_results_have_the_local_engine_s_bytes(
     experiments.ensure(tiny_real, CHOSEN, 2, quiet, engine.make_all)
     made = [path.name for path in (tmp_path / tiny_real.name).glob("*-*")]
     assert sorted(name.split("-")[0] for name in made) == [
-        "dataset", "original", "tower", "unlearn", "unlearn"]
+        "adapter", "adapter", "answers", "answers", "answers", "dataset", "labels", "labels",
+        "labels", "tower"]
     assert_same_bytes(real_runs / tiny_real.name, tmp_path / tiny_real.name, made)
-    assert len(list((elsewhere / tiny_real.name).glob("unlearn-*"))) == 1
+    assert len(list((elsewhere / tiny_real.name).glob("adapter-*"))) == 1
 
 
 def test_a_manifest_from_a_node_names_the_drivers_commit(engine, runs, journal):

@@ -18,7 +18,7 @@ from lib.base import environment, paths
 from lib.base import runs as run_store
 from lib.evaluation import metrics
 from lib.figures import claims, tables
-from lib.running import experiments, profiles, readme
+from lib.running import experiments, profiles, readme, recipes
 from lib.running.options import parse
 from lib.unlearning.settings import Unlearning
 from tests.test_packaging import tracked
@@ -163,27 +163,28 @@ def test_safety_and_the_stand_in_are_said():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Results in a runs folder: (folder, weights, start, end) in minutes."""
+    """Results in a runs folder: (folder, part, run, start, end) in minutes."""
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path))
-    po = {"refusal_and_retain": 1}
-    for name, weights, start, end in (
-            ("dataset-1", None, 0, 1), ("base-1", None, 1, 5), ("unlearn-po-1", po, 60, 63),
-            ("unlearn-po-2", po, 61, 64), ("unlearn-po-3", po | {"prompt_decouple": 1}, 64, 66),
-            ("unlearn-po-4", po | {"prompt_decouple": 0.3}, 66, 68)):
+    for name, part, of, start, end in (
+            ("a", "dataset", None, 0, 1), ("b", "small LLaVA, from nothing", None, 1, 5),
+            ("c", recipes.WITHOUT, "PO, seed 1", 60, 62), ("d", recipes.WITHOUT, "PO, seed 1", 62,
+                                                           63),
+            ("e", recipes.WITHOUT, "PO, seed 2", 61, 64), ("f", recipes.WITH, "PO + PD", 64, 66),
+            ("g", recipes.SWEEP, "PO + PD 0.3", 66, 68), ("of before", None, None, 70, 80)):
+        facts = {"part": part, **({"run": of} if of else {})} if part else {}
         folder = tmp_path / "laptop" / name
-        run_store.write_json(folder / "config.json", {"weights": weights})
         run_store.write_json(folder / "manifest.json", {
-            "seconds": 60 * (end - start), "peak_memory_mb": 500 + end})
+            "seconds": 60 * (end - start), "peak_memory_mb": 500 + end, "facts": facts})
         os.utime(folder / "manifest.json", (60 * end, 60 * end))
-    (tmp_path / "laptop" / "unlearn-po-5.partial").mkdir()
-    run_store.write_json(tmp_path / "laptop" / "unlearn-po-5.partial" / "manifest.json", {})
+    (tmp_path / "laptop" / "h.partial").mkdir()
+    run_store.write_json(tmp_path / "laptop" / "h.partial" / "manifest.json", {})
     return tmp_path
 
 
 def test_costs_are_by_the_clock_without_breaks_and_with_what_ran_side_by_side(run):
     table = readme.costs("laptop").set_index("part")
-    assert list(table.index) == ["dataset", "small LLaVA, from nothing", readme.WITHOUT,
-                                 readme.WITH, readme.SWEEP, "all"]
+    assert list(table.index) == ["dataset", "small LLaVA, from nothing", recipes.WITHOUT,
+                                 recipes.WITH, recipes.SWEEP, "all"]
     assert list(table.minutes) == [1, 4, 4, 2, 2, 13]
     assert list(table.results) == [1, 1, 2, 1, 1, 6]
     assert list(table.side_by_side) == [1, 1, 2, 1, 1, 2]
@@ -191,9 +192,8 @@ def test_costs_are_by_the_clock_without_breaks_and_with_what_ran_side_by_side(ru
 
 
 def test_the_parts_of_a_run_are_the_steps_of_the_plan():
-    steps = experiments.steps(profiles.LAPTOP, ["04"], jobs=1)
-    assert [step.name.split(":")[0] for step in steps] == [
-        *readme.PARTS.values(), readme.WITHOUT, readme.WITH, readme.SWEEP]
+    for step in experiments.steps(profiles.LAPTOP, ["04"], jobs=1):
+        assert {made.facts["part"] for made in step.results} == {step.name.split(":")[0]}
 
 
 @pytest.fixture

@@ -22,11 +22,12 @@ from lib.base.runs import read_json, read_jsonl
 from lib.evaluation.known_answers import OF_EVERY_DAY
 from lib.evaluation.refusal_rule import RefusalRule
 from lib.model import generate
-from lib.running import experiments, origins, profiles, recipes
+from lib.running import answering, experiments, origins, profiles, recipes, training
 from lib.running.experiments import Run
 from lib.running.memory import OutOfMemory
-from lib.scale import sources
+from lib.scale import judge_prompts, sources
 from lib.unlearning import methods
+from tests.toy_pieces import in_this_process
 
 RUNS = [Run(method, added, 1) for method in methods.METHODS for added in (False, True)]
 PO_PD = Run("po", True, 1)
@@ -62,7 +63,13 @@ def done(all_runs, monkeypatch):
     return all_runs
 
 
-def folder_of(profile, run):
+def folder_of(profile, run, kind="labels"):
+    return next(made for made in recipes.results(profile, run) if made.kind == kind).done()
+
+
+def whole_run(profile, run, report=lambda text: None):
+    """As a worker makes it, in this process."""
+    experiments.ensure(profile, [run], 1, report, in_this_process)
     return recipes.run(profile, run).done()
 
 
@@ -71,7 +78,7 @@ def folder_of(profile, run):
 
 def test_the_steps_are_a_checked_dataset_the_tower_and_the_original(tiny_real, ready):
     steps = experiments.steps(tiny_real, ["00", "05"], jobs=1)
-    assert [step.id.partition("-")[0] for step in steps[:3]] == ["dataset", "tower", "original"]
+    assert [step.id.partition("-")[0] for step in steps[:3]] == ["dataset", "tower", "labels"]
     assert all(step.is_done() for step in steps[:3])
     assert len(steps) == 5
     assert [step.id.partition("-")[0] for step in experiments.steps(tiny_real, ["01"], 1)] == [
@@ -99,7 +106,7 @@ def test_a_model_as_judge_is_tried_first_and_anew_before_each_run(tiny_real, at_
         at_server(server)
         steps = experiments.steps(profile, ["00", "05"], jobs=1)
         assert [step.id.partition("-")[0] for step in steps[:4]] == [
-            "dataset", "judge", "tower", "original"]
+            "dataset", "judge", "tower", "labels"]
         gate = steps[1]
         assert gate.name == f"judge: {len(OF_EVERY_DAY)} known answers"
         assert set(gate.before) > {step.id for step in steps[3:]}
@@ -134,10 +141,10 @@ def test_a_judge_that_knows_too_little_stops_the_command_before_the_tower(
 
 def test_a_judge_that_cannot_be_asked_stops_a_run_before_training(tiny_real, ready, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    made = recipes.run(replace(tiny_real, judge="server:gpt-4o"), PO_PD)
+    before = set((ready / tiny_real.name).iterdir())
     with pytest.raises(ValueError, match="OPENAI_API_KEY, and that is empty"):
-        made.make()
-    assert list(made.folder().with_name(f"{made.folder().name}.partial").iterdir()) == []
+        whole_run(replace(tiny_real, judge="server:gpt-4o"), Run("po", True, 9))
+    assert set((ready / tiny_real.name).iterdir()) == before
 
 
 def test_the_dataset_s_report_stands_beside_the_paper(tiny_real, ready):
@@ -222,16 +229,16 @@ def test_two_models_verdicts_on_all_answers_are_compared_as_the_readme_says(
 
 @pytest.mark.parametrize("run", RUNS, ids=str)
 def test_every_method_runs_without_and_with_pd(tiny_real, done, run):
-    folder = folder_of(tiny_real, run)
+    folder = folder_of(tiny_real, run, "adapter")
     history = read_jsonl(folder / "history.jsonl")
-    row = recipes.row(tiny_real, run)
+    row = training.row(tiny_real, run)
     assert len(history) == 3  # one epoch of six records, two at a time
     for step in history:
         assert step["loss"] == pytest.approx(sum(row[term] * step[term] for term in row), rel=1e-4,
                                              abs=1e-6)
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
     assert not (folder / "checkpoint").exists()
-    found = read_json(folder / "metrics.json")
+    found = read_json(folder_of(tiny_real, run) / "metrics.json")
     for split in ("efficacy", "generality"):
         assert found[split]["asr"]["n"] == 6 * 4
         assert found[split]["asr_sampled"]["n"] == 6 * 4
@@ -241,10 +248,10 @@ def test_every_method_runs_without_and_with_pd(tiny_real, done, run):
 
 
 def test_the_rows_are_pd_simply_added(tiny_real):
-    assert recipes.row(tiny_real, Run("gd", True, 1)) == {
+    assert training.row(tiny_real, Run("gd", True, 1)) == {
         "forget": -1.0, "retain": 1.0, "prompt_decouple": 1.0}
     quirky = replace(tiny_real, official_quirks=True)
-    assert recipes.row(quirky, Run("gd", True, 1)) == {
+    assert training.row(quirky, Run("gd", True, 1)) == {
         "forget": -1.0, "retain": 0.5, "prompt_decouple": 0.5}
 
 
@@ -282,10 +289,7 @@ def test_in_bfloat16_the_answers_are_the_adapter_s_own_unmerged(tiny_real, ready
         return honest(model, *details, **more)
 
     monkeypatch.setattr(generate, "answer", watched)
-    made = recipes.run(profile, PO_PD)
-    for need in made.needs:
-        need.make()
-    made.make()
+    whole_run(profile, PO_PD)
     assert answered
     assert all(merged == {False} for merged in answered)
 
@@ -293,8 +297,9 @@ def test_in_bfloat16_the_answers_are_the_adapter_s_own_unmerged(tiny_real, ready
 def test_all_official_quirks_together_run_too(tiny_real, ready, tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEERASER_RUNS", str(shutil.copytree(ready, tmp_path / "runs")))
     quirky = replace(tiny_real, official_quirks=True)
-    folder = recipes.run(quirky, Run("kl", True, 1)).make()
-    assert folder != recipes.run(tiny_real, Run("kl", True, 1)).folder()
+    whole_run(quirky, Run("kl", True, 1))
+    folder = folder_of(quirky, Run("kl", True, 1), "adapter")
+    assert folder != recipes.adapter(tiny_real, Run("kl", True, 1)).folder()
     assert read_jsonl(folder / "history.jsonl")[0]["kl"] == pytest.approx(0, abs=1e-5)
 
 
@@ -353,6 +358,9 @@ def test_a_full_disk_is_named_with_its_machine(tiny_real, tmp_path, monkeypatch)
 # Breaks and memory.
 
 
+NAMED = (("adapter", "history.jsonl"), ("answers", "answers.jsonl"), ("labels", "metrics.json"))
+
+
 class Killed(BaseException):
     """What stops a run in a test, as a signal would: nothing of the run may catch it."""
 
@@ -371,17 +379,18 @@ def kill_at(wanted):
 def test_a_killed_run_goes_on_to_the_same_answers(tiny_real, done, tmp_path, monkeypatch, reason,
                                                   moment, goes_on_with):
     run = Run("gd", True, 1)
-    before = folder_of(tiny_real, run)
     shutil.copytree(done, tmp_path / "runs")
-    shutil.rmtree(tmp_path / "runs" / tiny_real.name / before.name)
+    for result in recipes.results(tiny_real, run):
+        shutil.rmtree(tmp_path / "runs" / tiny_real.name / result.folder().name)
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
     with pytest.raises(Killed):
-        recipes.run(tiny_real, run, kill_at(moment)).make()
+        whole_run(tiny_real, run, kill_at(moment))
     told = []
-    after = recipes.run(tiny_real, run, told.append).make()
+    whole_run(tiny_real, run, told.append)
     assert next(text for text in told if " of " in text) == goes_on_with, reason
-    for name in ("answers.jsonl", "history.jsonl", "metrics.json"):
-        assert (after / name).read_bytes() == (before / name).read_bytes(), name
+    for kind, name in NAMED:
+        after = folder_of(tiny_real, run, kind) / name
+        assert after.read_bytes() == (done / tiny_real.name / after.parent.name / name).read_bytes()
 
 
 def test_out_of_memory_is_answered_with_advice_and_nothing_is_lost(tiny_real, done, tmp_path,
@@ -399,29 +408,44 @@ def test_out_of_memory_is_answered_with_advice_and_nothing_is_lost(tiny_real, do
 
     with monkeypatch.context() as patch:
         patch.setattr(unlearn, "answer_logits", greedy_of_memory)
-        with pytest.raises(OutOfMemory, match=r"making unlearn-po.*micro_batch=2.*is kept"):
-            recipes.run(tiny_real, run).make()
-        partial = recipes.run(tiny_real, run).folder().with_suffix(".partial")
+        with pytest.raises(OutOfMemory, match=r"making adapter of PO.*micro_batch=2.*is kept"):
+            whole_run(tiny_real, run)
+        partial = recipes.adapter(tiny_real, run).folder().with_suffix(".partial")
         assert list((partial / "checkpoint").glob("step-*")), "what was done has been saved"
         smaller = replace(tiny_real, runtime=replace(tiny_real.runtime, micro_batch=2))
-        folder = recipes.run(smaller, run).make()
+        whole_run(smaller, run)
+        folder = folder_of(smaller, run, "adapter")
     assert json.loads((folder / "manifest.json").read_text())["resumed"]
 
 
 def test_an_unknown_generator_is_named_with_the_known_ones(tiny):
     with pytest.raises(ValueError, match="no generator 'abacus'; known: transformers, vllm"):
-        recipes._generator(replace(tiny, generator="abacus"), None, None, Path())
+        answering.generator(replace(tiny, generator="abacus"), None, None, Path())
 
 
 def test_only_another_generator_than_transformers_is_part_of_a_result_s_name(tiny):
-    by_vllm = replace(tiny, generator="vllm")
-    assert "generator" not in recipes.original(tiny).config["evaluation"]
-    assert recipes.original(by_vllm).config["evaluation"]["generator"] == "vllm"
+    config = recipes.results(tiny, None)[0].config
+    by_vllm = recipes.results(replace(tiny, generator="vllm"), None)[0].config
+    assert "generator" not in config["evaluation"]
+    assert by_vllm["evaluation"]["generator"] == "vllm"
 
 
-@pytest.mark.parametrize(("judge", "named"), [("rules", True), ("guard:a/b+rules", True),
-                                              ("local:a/b", False)])
-def test_the_rule_s_version_is_part_of_a_real_result_s_name_where_it_judges(judge, named):
-    settings = recipes._evaluation(replace(profiles.get("llava-7b"), judge=judge))
-    assert settings.get("rule") == (RefusalRule.name if named else None)
-    assert "rule" not in recipes._evaluation(profiles.get("laptop"))
+JUDGES = [("rules", {"rule": RefusalRule.name}),
+          ("server:a", {"model": "server:a", "prompts": judge_prompts.VERSION, "options": {
+              "temperature": 0}})]
+
+
+@pytest.mark.parametrize(("judge", "identity"), JUDGES)
+def test_a_judge_s_identity_is_its_rule_or_its_model_prompts_and_options(judge, identity):
+    named = recipes.judge_identity(replace(profiles.get("llava-7b"), judge=judge))
+    assert named.keys() == identity.keys()
+    assert {**named, "options": 0} == {**identity, "options": 0}
+    assert recipes.judge_identity(profiles.get("laptop")) == {"rule": "IconWorld's rules"}
+
+
+def test_a_local_judge_is_known_by_its_files_and_not_by_its_place(tiny_real, tmp_path):
+    moved = shutil.copytree(tiny_real.model, tmp_path / "judge")
+    here, there = (recipes.judge_identity(replace(tiny_real, judge=f"guard:{model}+rules"))
+                   for model in (tiny_real.model, moved))
+    assert here == there
+    assert here["beside"] == {"rule": RefusalRule.name}

@@ -175,6 +175,40 @@ def change_a_weight(model, data):
     file.write_bytes(content)
 
 
+def change_a_pixel(model, data):
+    """A picture of the same size with another pixel in it."""
+    path = next(data.rglob("*.png"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_change_in_the_middle_of_a_large_weights_file_is_another_model_and_read_once(
+        copies, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
+    weights, names = copies[0] / "model.safetensors", []
+    for middle in (b"a", b"b", None):
+        if middle:
+            weights.write_bytes(bytes(2 << 20) + middle + bytes(2 << 20))
+        else:  # moved back in time to the one before: it is looked up, and not read
+            monkeypatch.setattr(sources.hashlib, "file_digest", None)
+        sources.identity.cache_clear()
+        names.append(sources.identity(str(copies[0])))
+    assert names[0] != names[1]
+    assert names[1] == names[2]
+
+
+def test_another_revision_on_the_hub_is_another_model(made, tmp_path, monkeypatch):
+    found = []
+    for revision in ("1" * 40, "2" * 40):
+        here = shutil.copytree(made[0], tmp_path / revision)
+        monkeypatch.setattr(sources, "_local", lambda *_, here=here: here)
+        sources.identity.cache_clear()
+        found.append(sources.identity("owner/name"))
+    assert found == [{"model": "1" * 40, "name": "owner/name"},
+                     {"model": "2" * 40, "name": "owner/name"}]
+
+
 CHANGES = [
     ("a weight", "model", change_a_weight),
     ("the chat template", "model", lambda model, data: (model / "chat_template.jinja").write_text(
@@ -182,6 +216,7 @@ CHANGES = [
     ("a picture less", "dataset", lambda model, data: next(data.rglob("*.png")).unlink()),
     ("another picture", "dataset", lambda model, data: next(data.rglob("*.png")).write_bytes(
         b"of another size")),
+    ("other pixels in as many bytes", "dataset", change_a_pixel),
     ("another refusal", "dataset", lambda model, data: (data / "prompt.json").write_text("{}")),
 ]
 
@@ -198,5 +233,7 @@ def test_other_files_under_the_same_path_are_another_source(copies, reason, kind
 def test_what_lies_beside_the_data_does_not_matter(copies):
     before = sources.identity(str(copies[1]), "dataset")
     (copies[1] / "notes.md").write_text("a note")
+    (copies[1] / "notes.txt").write_text("another")
+    (copies[1] / "draft.json").write_text("[]")
     sources.identity.cache_clear()
     assert sources.identity(str(copies[1]), "dataset") == before

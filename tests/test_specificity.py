@@ -42,10 +42,10 @@ def calls(folder):
 
 def test_a_model_is_measured_once_and_nothing_of_it_but_numbers_stays(asking, tmp_path):
     told = []
-    made = specificity.measured(asking, None, told.append)
+    made = specificity.measured(asking, None)
     assert made.config["benchmarks"] == ["GQA", "POPE"]
     assert made.config["lmms_eval"] == "0.7.3"
-    folder = made.make()
+    folder = made.make(told.append)
     assert read_json(folder / "metrics.json") == {
         "GQA": {"n": 498, "stderr": 0.004, "value": 0.62},
         "POPE": {"n": 498, "stderr": None, "value": 0.86}}

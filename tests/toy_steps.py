@@ -16,6 +16,7 @@ class Step:
     is_done: Callable[[], bool]
     make: Callable[[Callable[[str], None]], None]
     before: tuple[str, ...] = ()
+    results: tuple = ()
 
 
 def _step(profile, name: str) -> Step:

@@ -1,5 +1,7 @@
-"""Where a result comes from: commit, package versions, machine, memory."""
+"""Where a result comes from: its code, commit, package versions, machine, memory."""
 
+import ast
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -7,11 +9,15 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from lib.base import paths
 
 COMMIT = "SAFEERASER_COMMIT"  # told to a worker that has the code without its repository
+ARITHMETIC = ("torch", "transformers")  # other versions may give other numbers
+MACHINERY = ("lib", "lib.base", "lib.running")  # where no number of a result is made
 PACKAGES = ("torch", "transformers", "peft", "datasets", "numpy", "pandas", "rouge-score")
 
 
@@ -26,6 +32,63 @@ def describe(device: str | None = None) -> dict:
         "python": platform.python_version(), "platform": platform.platform(),
         "device": device or _device_in_use(), "peak_memory_mb": peak_memory_mb(),
     }
+
+
+def code(modules: Iterable[str]) -> dict[str, str]:
+    """The code that results depend on: a hash of these modules of lib with all that they import,
+    and the versions of torch and transformers.
+
+    Imports are followed but into lib's machinery (paths, messages, store, plan). Docstrings,
+    comments and formatting do not count.
+    """
+    versions = package_versions()
+    return {"lib": _code_hash(paths.ROOT, tuple(modules)),
+            **{name: versions.get(name, "").partition("+")[0] for name in ARITHMETIC}}
+
+
+@cache
+def _code_hash(root: Path, modules: tuple[str, ...]) -> str:
+    found, waiting = {}, list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            tree = ast.parse(_file_of(root, name).read_text(encoding="utf-8"))
+            waiting += [] if _is_machinery(name) else _imported(root, tree)
+            found[name] = _bare(tree)
+    texts = "\0".join(f"{name}\0{found[name]}" for name in sorted(found))
+    return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+
+def _file_of(root: Path, module: str) -> Path:
+    return root.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _is_machinery(module: str) -> bool:
+    return module.rpartition(".")[0] in MACHINERY
+
+
+def _imported(root: Path, tree: ast.Module) -> Iterator[str]:
+    """The modules of lib that a module imports, anywhere in it, but for machinery."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.startswith("lib.")
+                    and not _is_machinery(name) and _file_of(root, name).is_file())
+
+
+def _bare(tree: ast.Module) -> str:
+    """A module's code without docstrings; comments and formatting are not in the tree."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):  # texts that stand alone do nothing, wherever they are
+            node.body = [one for one in body if not (
+                isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)
+                and isinstance(one.value.value, str))]
+    return ast.unparse(tree)
 
 
 def git_commit(folder: Path) -> tuple[str | None, bool | None]:

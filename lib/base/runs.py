@@ -9,6 +9,9 @@ name `<folder>.partial` and renamed last, so a folder under its final name is al
 `build(partial)` writes its files into `partial` and returns the metrics. A process killed at any
 moment leaves the partial folder behind; the next call hands the same folder to `build`, which can
 go on from what it saved in `partial/checkpoint/` (removed when the result is complete).
+
+What `origin` says, such as the code that makes a result and what it is made from, goes into the
+manifest; a partial folder of another origin is begun again.
 """
 
 import hashlib
@@ -19,13 +22,18 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from lib.base import disk, provenance
+from lib.base.files import plain, read_json, read_jsonl, write_csv, write_json, write_jsonl
+
+__all__ = ["Store", "claimed", "digest", "is_whole", "manifest", "read_json", "read_jsonl", "stamp",
+           "write_csv", "write_json", "write_jsonl"]
 
 OWN_FILES = ("config.json", "metrics.json", "manifest.json")
+BEGUN = Path("checkpoint", "origin.json")  # in a partial folder
 log = logging.getLogger(__name__)
 
 
@@ -51,12 +59,13 @@ class Store:
         return is_whole(self.folder(step, config))
 
     def make(self, step: str, config: dict, build: Callable[[Path], dict | None],
-             device: str | None = None) -> Path:
+             device: str | None = None, origin: Mapping | None = None,
+             facts: Mapping | None = None) -> Path:
         """Return the step's folder, after calling `build` if it is missing or damaged.
 
         Of several processes that want the same step one builds and the others wait. What `build`
         raises is passed on; its files stay in the partial folder. `device` goes into the manifest
-        (default: the GPU that this process has used, else "cpu").
+        (default: the GPU that this process has used, else "cpu"), and so do `origin` and `facts`.
         """
         final = self.folder(step, config)
         if _damage(final) is None:
@@ -66,7 +75,9 @@ class Store:
                 _discard_damaged(final)
                 partial = final.with_name(final.name + ".partial")
                 if _damage(partial):  # else it was killed after the manifest, before the rename
-                    _fill(partial, step, config, build, device)
+                    said = {**({"facts": dict(facts)} if facts else {}), **(origin or {})}
+                    _begin(partial, origin)
+                    _fill(partial, step, config, build, device, said)
                 _publish(partial, final)
         return final
 
@@ -115,61 +126,54 @@ def claimed(folder: Path) -> Iterator[bool]:
         yield mine
 
 
-def read_json(path: Path) -> object:
-    """Return a JSON file's content. Raises ValueError, naming the file, when it is not JSON."""
-    return _parsed(Path(path).read_bytes(), path)
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """Return the rows of a file with one JSON object per line."""
-    with Path(path).open("rb") as lines:
-        return [_parsed(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file with sorted keys, so that equal values give equal bytes.
-
-    The file is replaced in one go, its folder made if need be. NumPy and torch scalars become
-    numbers, NaN and infinity null (JSON has neither). Raises TypeError for anything else.
-    """
-    plain = _plain(value, Path(path).name, _finite_or_null)
-    _write(Path(path), json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Write one JSON object per line, keys in the rows' own order; otherwise like `write_json`."""
-    plain = (_plain(row, f"{Path(path).name}[{n}]", _finite_or_null) for n, row in enumerate(rows))
-    _write(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain))
-
-
-def write_csv(path: Path, frame, **options) -> None:
-    """Write a table; no text of data or a model in it is a formula to a spreadsheet.
-
-    Such a cell begins with an apostrophe, and signs that cannot be seen become U+FFFD. Numbers,
-    also those in text, stay what they are.
-    """
-    frame.map(_inert).rename(columns=_inert, index=_inert).to_csv(
-        path, lineterminator="\n", **options)
-
-
-def _inert(cell: object) -> object:
-    if not isinstance(cell, str) or _is_number(cell):
-        return cell
-    seen = "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in cell)
-    return f"'{seen}" if seen.lstrip().startswith(("=", "+", "-", "@")) else seen
-
-
-def _is_number(text: str) -> bool:
+def manifest(folder: Path) -> dict:
+    """What a finished result's manifest says; empty if there is none that can be read."""
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        held = read_json(folder / "manifest.json")
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
-def _fill(partial: Path, step: str, config: dict, build: Callable, device: str | None) -> None:
+def digest(folder: Path) -> str:
+    """A finished result's files in one hash, as its manifest has them: "" if there is none."""
+    files = manifest(folder).get("files", {})
+    if not files:
+        return ""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stamp(folder: Path, **said: object) -> None:
+    """Add to what a finished result's manifest says; when it was made stays as it was."""
+    path, held = folder / "manifest.json", manifest(folder)
+    with disk.locked(folder.parent / disk.LOCKS / folder.name):
+        made = path.stat()
+        write_json(path, {**held, **said})
+        os.utime(path, ns=(made.st_atime_ns, made.st_mtime_ns))
+
+
+def _begin(partial: Path, origin: Mapping | None) -> None:
+    """Empty a partial folder that was begun by other code or from other results."""
+    if origin is None:
+        return
+    begun = plain(dict(origin), "origin", _exact)
+    if partial.is_dir():
+        try:
+            before = read_json(partial / BEGUN)
+        except (OSError, ValueError):
+            before = None
+        if before == begun:
+            return
+        if any(partial.iterdir()):
+            log.warning("%s was begun by other code: it is begun again.", partial)
+        shutil.rmtree(partial)
+    write_json(partial / BEGUN, begun)
+
+
+def _fill(partial: Path, step: str, config: dict, build: Callable, device: str | None,
+          said: Mapping) -> None:
     """Build into the partial folder and complete it with config, metrics and manifest."""
-    resumed, start = partial.exists(), time.perf_counter()
+    resumed, start = _has_more(partial), time.perf_counter()
     partial.mkdir(parents=True, exist_ok=True)
     for name in OWN_FILES:
         (partial / name).unlink(missing_ok=True)
@@ -181,11 +185,17 @@ def _fill(partial: Path, step: str, config: dict, build: Callable, device: str |
     write_json(partial / "config.json", _canonical(config))
     write_json(partial / "metrics.json", metrics or {})
     seconds = round(time.perf_counter() - start, 3)  # of this attempt, if `resumed`
-    facts = {"step": step, "seed": config.get("seed"), "seconds": seconds, "resumed": resumed}
+    about = {"step": step, "seed": config.get("seed"), "seconds": seconds, "resumed": resumed}
     files = _flushed_files(partial)
     write_json(partial / "manifest.json",
-               {**facts, **provenance.describe(device), "files": files})
+               {**about, **provenance.describe(device), **said, "files": files})
     disk.flush(partial)
+
+
+def _has_more(partial: Path) -> bool:
+    """Whether anything but the mark of its beginning is in a partial folder."""
+    return partial.is_dir() and not (
+        {path.relative_to(partial) for path in partial.rglob("*")} <= {BEGUN, BEGUN.parent})
 
 
 def _flushed_files(partial: Path) -> dict[str, dict]:
@@ -244,53 +254,10 @@ def _fingerprint(path: Path) -> dict:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": file.tell()}
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            disk.sync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _parsed(text: bytes, where: object) -> object:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error}). It was cut off or edited: remove it "
-                         "and make it again.") from None
-
-
 def _canonical(config: dict) -> dict:
     if not isinstance(config, dict):
         raise TypeError(f"A config is a dict, not a {type(config).__name__}.")
-    return _plain(config, "config", _exact)
-
-
-def _plain(value: object, where: str, number: Callable[[float, str], object]) -> object:
-    """Return the value in the types that JSON has; `where` names it in errors."""
-    if getattr(value, "ndim", None) == 0:
-        value = value.item()  # a NumPy or torch scalar
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return number(value, where)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{n}]", number) for n, item in enumerate(value)]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, f"{where}[{key!r}]", number) for key, item in value.items()}
-    kind = "dict with keys that are not text" if isinstance(value, dict) else type(value).__name__
-    raise TypeError(f"{where} is a {kind}, which JSON cannot hold: use text, numbers, True, False, "
-                    "None, lists, and dicts with text as keys.")
-
-
-def _finite_or_null(number: float, where: str) -> float | None:
-    return number if math.isfinite(number) else None
+    return plain(config, "config", _exact)
 
 
 def _exact(number: float, where: str) -> float:

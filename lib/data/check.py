@@ -188,6 +188,9 @@ class Node:
         if near := self.found.places.near(path):
             self.note("differs from the file's name in capitals", "write it as the file is named",
                       f"{quoted(self.value)}, but there is {quoted(near)}")
+        elif os.path.islink(path):
+            self.note("names a missing file, behind a link", "copy or download the picture again",
+                      quoted(self.value))
         else:
             advice = "put the picture there, or remove the record"
             self.note("names a missing file", advice, quoted(self.value))

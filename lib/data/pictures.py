@@ -59,12 +59,17 @@ def open_image(path: str | Path) -> Image.Image:
 def refuse_pointer(path: str | Path) -> None:
     """Raises PictureError if the file is not the picture, but Git LFS's word of where it is."""
     try:
-        with open(path, "rb") as file:
-            begins = file.read(len(LFS))
+        pointer = is_pointer(path)
     except OSError as error:
         raise PictureError(path, "cannot be read", "make it readable", error.strerror) from None
-    if begins == LFS:
+    if pointer:
         raise PictureError(path, POINTER, PULL) from None
+
+
+def is_pointer(path: str | Path) -> bool:
+    """Whether a file is what Git leaves in the place of a large one. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(len(LFS)) == LFS
 
 
 def _check_header(path: str | Path, image: Image.Image) -> None:

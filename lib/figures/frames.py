@@ -42,12 +42,13 @@ def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataF
     if missing or frame.empty:
         what = f"lacks {', '.join(missing)}" if missing else "has no rows"
         raise ValueError(f"plots.{name}: the frame {what}. It needs {', '.join(columns)}.")
-    for column, colours in {"method": METHOD_COLOURS, "label": LABEL_COLOURS}.items():
+    for column, colours, place in (("method", METHOD_COLOURS, "lib/unlearning/methods.py"),
+                                   ("label", LABEL_COLOURS, "lib/figures/style.py")):
         known = {*colours, *UNJUDGED}  # a judge may give no label
         if column in frame and (unknown := sorted(set(map(str, frame[column])) - known)):
             raise ValueError(
                 f"plots.{name}: unknown {column} {', '.join(unknown)}. It knows "
-                f"{', '.join(colours)}; others need a line in lib/unlearning/methods.py."
+                f"{', '.join(colours)}; others need a line in {place}."
             )
     return frame
 

@@ -22,9 +22,8 @@ from lib.unlearning.methods import run_name
 
 def grid(title: str, rows: int, columns: int, size: tuple[float, float], **kwargs):
     """A figure with its title and [rows, columns] axes; `size` in inches."""
-    fig, axes = plt.subplots(
-        rows, columns, figsize=size, layout="constrained", squeeze=False, **kwargs
-    )
+    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False,
+                             **kwargs)
     headline(fig, title, size[0])
     return fig, axes
 
@@ -79,9 +78,16 @@ def percent(*rates: float) -> str:
 
 
 def number_over(axes, x: float, top: float, value: float) -> None:
-    axes.annotate(
-        f"{value:.0f}", (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=SMALL
-    )
+    _number(axes, f"{value:.0f}", (x, top), (0, 2), ha="center")
+
+
+def number_beside(axes, end: float, y: float, text: str, gap: int) -> None:
+    """A number right of where a lying bar ends, `gap` points away."""
+    _number(axes, text, (end, y), (gap, 0), va="center")
+
+
+def _number(axes, text: str, place: tuple, points: tuple, **aligned) -> None:
+    axes.annotate(text, place, points, textcoords="offset points", fontsize=SMALL, **aligned)
 
 
 def legend(fig, handles: list) -> None:

@@ -15,9 +15,8 @@ from lib.unlearning.methods import run_name
 
 
 @figure("method", "prompt_decouple", "metric", "value", "low", "high")
-def forget_against_utility(
-    frame_ci, title: str = "Forget quality against utility", utility: str = "rouge_l"
-) -> plt.Figure:
+def forget_against_utility(frame_ci, title: str = "Forget quality against utility",
+                           utility: str = "rouge_l") -> plt.Figure:
     """A point per run: x forget quality, y utility, area SARR; a line joins the two of a method.
 
     Columns: method, prompt_decouple, metric (asr, sarr and `utility`), value, low, high (0-1). One
@@ -84,14 +83,10 @@ def _run_key(run: tuple[str, int], sarr: float) -> Line2D:
 
 
 @figure("source", "method", "prompt_decouple", "metric", "value", "low", "high")
-def ours_beside_paper(
-    frame,
-    title: str = "Ours beside the paper's",
-    metrics: Sequence[str] = ("sarr", "rr", "asr", "rouge_l"),
-    ours: str = "ours (small stand-in)",
-    paper: str = "paper (LLaVA-1.5-7B)",
-    reduction: float = PAPER_SARR_REDUCTION / 100,
-) -> plt.Figure:
+def ours_beside_paper(frame, title: str = "Ours beside the paper's",
+                      metrics: Sequence[str] = ("sarr", "rr", "asr", "rouge_l"),
+                      ours: str = "ours (small stand-in)", paper: str = "paper (LLaVA-1.5-7B)",
+                      reduction: float = PAPER_SARR_REDUCTION / 100) -> plt.Figure:
     """A column per metric, a row per run: ours filled with its interval, the paper's hollow.
 
     Columns: source ("ours" | "paper"), method, prompt_decouple, metric, value, low, high (0-1; low
@@ -125,10 +120,7 @@ def _source_bar(axes, row, place: int) -> None:
     lengths = parts.errors(row.value, row.low, row.high)
     if ours:
         axes.errorbar(row.value, y, xerr=lengths, color="black", capsize=2)
-    axes.annotate(
-        f"{row.value:.0f}", (row.value + lengths[1, 0], y), (4, 0), textcoords="offset points",
-        va="center", fontsize=style.SMALL,
-    )  # fmt: skip
+    parts.number_beside(axes, row.value + lengths[1, 0], y, f"{row.value:.0f}", gap=4)
 
 
 def _reduced(axes, ours: pd.DataFrame, runs: list[tuple[str, int]], reduction: float) -> None:
@@ -149,9 +141,8 @@ def _source_keys(ours: str, paper: str, reduction: float) -> list:
 
 
 @figure("method", "difference", "low", "high", "p_holm")
-def paired_differences(
-    frame, title: str = "What PD changes, pair by pair", metric: str = "sarr"
-) -> plt.Figure:
+def paired_differences(frame, title: str = "What PD changes, pair by pair",
+                       metric: str = "sarr") -> plt.Figure:
     """A forest plot: a row per method, with PD minus without PD, and its interval.
 
     Columns as from `statistics.compare`: method, difference, low, high (fractions), p_holm. One

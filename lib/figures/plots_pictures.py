@@ -73,10 +73,7 @@ def _totals(axes, frame: pd.DataFrame) -> None:
         look = {"color": style.SET_COLOURS.get(name, style.NEUTRAL)} if ours else style.PAPER_BAR
         y = sets.index(name) + (0.19 if ours else -0.19)
         axes.barh(y, number, 0.36, **look)
-        axes.annotate(
-            f"{number:,}", (number, y), (3, 0), textcoords="offset points", va="center",
-            fontsize=style.SMALL,
-        )  # fmt: skip
+        parts.number_beside(axes, number, y, f"{number:,}", gap=3)
     axes.set_yticks(range(len(sets)), sets)
     axes.set(xlim=(0, 1.18 * totals.max()), title="ours beside the paper's", xlabel="number")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -84,9 +81,8 @@ def _totals(axes, frame: pd.DataFrame) -> None:
 
 
 @figure("question", "picture", "image", "model", "answer", "label")
-def same_question_two_pictures(
-    rows, title: str = "The same question about two pictures"
-) -> plt.Figure:
+def same_question_two_pictures(rows,
+                               title: str = "The same question about two pictures") -> plt.Figure:
     """Harmful picture left, safe picture right, and each model's answers beside them.
 
     Columns: question, picture ("harmful" | "safe"), image (PIL), model, answer, label (of the

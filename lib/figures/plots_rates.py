@@ -15,11 +15,8 @@ from lib.unlearning.methods import run_name
 
 
 @figure("method", "prompt_decouple", "split", "metric", "value", "low", "high", "n")
-def before_after(
-    frame_ci,
-    title: str = "Before (original) and after unlearning",
-    metrics: Sequence[str] = ("asr", "rr", "rouge_l"),
-) -> plt.Figure:
+def before_after(frame_ci, title: str = "Before (original) and after unlearning",
+                 metrics: Sequence[str] = ("asr", "rr", "rouge_l")) -> plt.Figure:
     """A row per metric, a column per split, a bar per run with its 95 % interval.
 
     Columns: method (vanilla is "before"), prompt_decouple, split, metric, value, low, high, n.
@@ -111,9 +108,8 @@ def sarr_by_category(frame, title: str = "SARR by method and category") -> plt.F
 
 
 @figure("weight", "seed", "metric", "value")
-def weight_sweep(
-    frame, title: str = "What the weight of the PD loss does", method: str = "po"
-) -> plt.Figure:
+def weight_sweep(frame, title: str = "What the weight of the PD loss does",
+                 method: str = "po") -> plt.Figure:
     """Left: SARR against RR along the weights. Right: both over the weight.
 
     Columns: weight (0 is without PD), seed (a number, or "all" for the mean of the seeds), metric

@@ -52,11 +52,8 @@ def _stage(column, part: pd.DataFrame, stage: str) -> None:
     lowest.locator_params(axis="x", nbins=5)
 
 
-def packing(
-    row_streams: Sequence[tuple[str, int]],
-    mask: np.ndarray,
-    title: str = "Which token of a packed row sees which",
-) -> plt.Figure:
+def packing(row_streams: Sequence[tuple[str, int]], mask: np.ndarray,
+            title: str = "Which token of a packed row sees which") -> plt.Figure:
     """The block mask of one packed row.
 
     row_streams: (label, number of tokens) of each segment in order; mask: [tokens, tokens] bool,
@@ -130,9 +127,8 @@ def term_trajectories(history, title: str = "Every term of the loss, step by ste
 
 def _wide_axis(axis) -> None:
     axis.axes.set_yscale("symlog", linthresh=LINEAR)
-    axis.set_major_locator(
-        mpl.ticker.SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5))
-    )
+    ticks = mpl.ticker.SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5))
+    axis.set_major_locator(ticks)
     parts.plain_numbers(axis)
 
 
@@ -140,10 +136,14 @@ def _terms(axes, part: pd.DataFrame) -> None:
     axes.axhline(0, color="#999999", linewidth=0.8)
     for term in frames.in_order(style.TERM_LINES, part.term):
         colour, dash = style.TERM_LINES[term]
-        sns.lineplot(
-            part[part.term == term], x="step", y="value", ax=axes, color=colour, linestyle=dash,
-            errorbar=("pi", 100), linewidth=1.4, err_kws={"linewidth": 0}, label=term, legend=False,
-        )  # fmt: skip
+        _mean_and_band(axes, part[part.term == term], color=colour, linestyle=dash, linewidth=1.4,
+                       label=term)
+
+
+def _mean_and_band(axes, part: pd.DataFrame, **look) -> None:
+    """A line of the seeds' mean over the steps, in a band from the lowest to the highest seed."""
+    sns.lineplot(part, x="step", y="value", ax=axes, errorbar=("pi", 100), legend=False,
+                 err_kws={"linewidth": 0}, **look)
 
 
 @figure("method", "prompt_decouple", "seed", "step", "metric", "value")
@@ -160,10 +160,7 @@ def over_steps(frame, title: str = "SARR and RR during training") -> plt.Figure:
     for panel, metric in zip(axes[0], metrics, strict=True):
         for run in runs:
             part = frames.of_run(frame[frame.metric == metric], *run)
-            sns.lineplot(
-                part, x="step", y="value", ax=panel, errorbar=("pi", 100), legend=False,
-                err_kws={"linewidth": 0}, **looks[run],
-            )  # fmt: skip
+            _mean_and_band(panel, part, **looks[run])
         panel.set_xlabel("step")
         parts.step_axis(panel.xaxis)
         parts.percent_axis(panel.yaxis, f"{style.METRIC_NAMES.get(metric, metric)} (%)", top=104)

@@ -83,9 +83,7 @@ STYLE = {
 }
 
 
-def bar_look(
-    method: str, prompt_decouple: int, pale: bool = False, hollow: bool = False
-) -> dict:
+def bar_look(method: str, prompt_decouple: int, pale: bool = False, hollow: bool = False) -> dict:
     colour = METHOD_COLOURS[method]
     look = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.8}
     if pale:

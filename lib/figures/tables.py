@@ -109,9 +109,8 @@ def all_metrics_ci(per_answer: pd.DataFrame) -> pd.DataFrame:
     return _in_order(statistics.summarise(_whole(per_answer), keys))
 
 
-def ours_beside_paper(
-    table_ci: pd.DataFrame, world: str = STAND_IN, model: str = "LLaVA-1.5-7B"
-) -> pd.DataFrame:
+def ours_beside_paper(table_ci: pd.DataFrame, world: str = STAND_IN,
+                      model: str = "LLaVA-1.5-7B") -> pd.DataFrame:
     """`main_table_ci` after a column source ("ours" or "paper"), one row per number, and origin.
 
     Paper rows hold what is known to us of `model`, as fractions like ours; low, high and n are
@@ -207,9 +206,8 @@ def latex(table: pd.DataFrame, caption: str, corner: str = "Method") -> str:
     )  # fmt: skip
 
 
-def write_main_tables(
-    per_answer: pd.DataFrame, folder: Path, world: str = STAND_IN, model: str = "LLaVA-1.5-7B"
-) -> list[Path]:
+def write_main_tables(per_answer: pd.DataFrame, folder: Path, world: str = STAND_IN,
+                      model: str = "LLaVA-1.5-7B") -> list[Path]:
     """Write the tables of all runs into `folder` and return their paths.
 
     main_table.csv, main_table_ci.csv, all_metrics_ci.csv; main_table.md and .tex (wide, percent);

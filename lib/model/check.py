@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lib.base.missing import Missing
-from lib.data.pictures import LFS
+from lib.data.pictures import is_pointer
 
 WANTED = "LlavaForConditionalGeneration"
 INDEX = "model.safetensors.index.json"
@@ -39,17 +39,12 @@ def _pointers(folder: Path) -> list[str]:
     """What Git leaves in the place of large files as long as they have not been fetched."""
     read = (*TEXTS, *TOKENIZERS[: 1 + (not (folder / TOKENIZERS[0]).exists())])
     found = [path.name for path in sorted(folder.iterdir())
-             if path.name.endswith(read) and path.is_file() and _begins(path)]
+             if path.name.endswith(read) and path.is_file() and is_pointer(path)]
     if not found:
         return []
     return [f"In {folder} Git LFS pointers stand in the place of {len(found)} of the model's files "
             f"(first: {found[0]}), which were not fetched: type 'git lfs pull' there, or download "
             "the model again."]
-
-
-def _begins(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(LFS)) == LFS
 
 
 def marks(folder: Path) -> set[str]:

@@ -19,11 +19,11 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One result, in `folder` of the driver's store when it is made.
+    """One result, in `folder` of the driver's store when it is made, and those made `before` it.
 
-    `make(report)` makes it in the store of the process that calls it, and nothing if it is there;
-    it has to be picklable. `needs` are the results in the driver's store that it reads, `reads` the
-    folders outside of any store: a model, a dataset.
+    `make(report)` makes them in the store of the process that calls it, and nothing if they are
+    there; it has to be picklable. `needs` are the results in the driver's store that it reads,
+    `reads` the folders outside of any store: a model, a dataset.
     """
 
     name: str
@@ -31,13 +31,18 @@ class Piece:
     make: Callable[[Report], object]
     needs: tuple[Path, ...] = ()
     reads: tuple[Path, ...] = ()
+    before: tuple[Path, ...] = ()
+
+    def is_whole(self) -> bool:
+        """Tell whether all of it is there."""
+        return all(map(runs.is_whole, (*self.before, self.folder)))
 
 
 class Agenda:
     """The pieces that are not there yet: each waits, is at work, or is finished."""
 
     def __init__(self, pieces: Sequence[Piece]):
-        self.waiting = [piece for piece in pieces if not runs.is_whole(piece.folder)]
+        self.waiting = [piece for piece in pieces if not piece.is_whole()]
         self.at_work: dict[Piece, str] = {}  # with what it said last
         self.count, self.finished, self.made = len(self.waiting), 0, 0
         self._failures: list[tuple[Piece, str]] = []
@@ -57,7 +62,7 @@ class Agenda:
             self._claims[piece] = claim
             self.waiting.remove(piece)
             self.at_work[piece] = "starts"
-            if not runs.is_whole(piece.folder):
+            if not piece.is_whole():
                 return piece
             self._end(piece)  # another driver has made it
             self.finished += 1

@@ -19,12 +19,14 @@ import numpy as np
 from PIL import Image
 
 from lib.base import paths
-from lib.base.runs import read_json, read_jsonl
+from lib.base.runs import manifest, read_json, read_jsonl
 from lib.data import discretion
 from lib.data.dataset import Dataset, read
 from lib.data.pictures import PictureError, open_image
 from lib.data.problems import left_out
 from lib.running.chapters import without_magics
+from lib.running.joined import labelled
+from lib.running.profiles import judge_of
 from lib.world.words import REFUSALS
 
 SIDE = 16  # pixels of the small copy by which a picture is known, whatever its size
@@ -93,32 +95,47 @@ def of_store(root: Path | None = None) -> list[Secrets]:
     DatasetError if that folder is there no more: then nothing can be compared with it.
     """
     found = []
-    for step in sorted((root or paths.runs_root()).glob("*/dataset-*/metrics.json")):
-        metrics = json.loads(step.read_text(encoding="utf-8"))
-        if "data" in metrics:
-            known = left_out(step.parent)
-            dataset = read(metrics["data"], False, leave_out=bool(known), known=known)
-            harmless = discretion.of(dataset)
-            said = {answer for path in step.parent.parent.glob("*/answers.jsonl")
-                    for answer in _harmful_answers(path, harmless)}
-            found.append(secrets(dataset, said))
+    for made in sorted((root or paths.runs_root()).glob("*/*/manifest.json")):
+        metrics = made.with_name("metrics.json")
+        if manifest(made.parent).get("step") != "dataset" or "data" not in read_json(metrics):
+            continue
+        known = left_out(made.parent)
+        dataset = read(read_json(metrics)["data"], False, leave_out=bool(known), known=known)
+        harmless = discretion.of(dataset)
+        said = {answer for rows, judge in _answers(made.parent.parent)
+                for answer in _harmful_answers(rows, judge, harmless)}
+        found.append(secrets(dataset, said))
     return found
 
 
-def _harmful_answers(path: Path, texts: discretion.Discretion) -> Iterator[str]:
+def _answers(profile: Path) -> Iterator[tuple[list[dict], str | None]]:
+    """Every run's answers with the labels of each judge that there are, and who it was.
+
+    What is not labelled has the label "failed"; results of before had labels with the answers.
+    """
+    made = [path.parent for path in sorted(profile.glob("*/config.json"))]
+    configs = {folder: read_json(folder / "config.json") for folder in made}
+    judged = set()
+    for folder in made:
+        if (folder / "labels.jsonl").exists():
+            judged.add(configs[folder]["answers"])
+            yield labelled(folder), manifest(folder)["facts"]["judge"]
+    for folder in made:
+        if (folder / "answers.jsonl").exists() and folder.name not in judged:
+            rows = [{"label": "failed", **row} for row in read_jsonl(folder / "answers.jsonl")]
+            yield rows, configs[folder].get("evaluation", {}).get("judge")
+
+
+def _harmful_answers(rows: Iterable[dict], judge: str | None,
+                     texts: discretion.Discretion) -> Iterator[str]:
     """What a model said about harmful pictures, but for what may be shown of it."""
-    judge = _judge(path.parent / "config.json")
     published = set(map(discretion.letters, REFUSALS))  # IconWorld's, word for word
-    for row in read_jsonl(path):
-        if (row["set"] not in HARMLESS and texts.hides_answer(row["answer"], row["label"], judge)
+    for row in rows:
+        labelled_by = judge and judge_of(judge, row["set"])
+        if (row["set"] not in HARMLESS
+                and texts.hides_answer(row["answer"], row["label"], labelled_by)
                 and discretion.letters(row["answer"]) not in published):
             yield row["answer"]
-
-
-def _judge(config: Path) -> str | None:
-    """Who labelled the answers beside a result's config, if it says so."""
-    held = read_json(config) if config.exists() else {}
-    return held.get("evaluation", {}).get("judge")
 
 
 def in_notebook(book, known: Sequence[Secrets]) -> list[str]:

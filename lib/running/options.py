@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--gpu")
     parser.add_argument("--engine", default="local", choices=engines.NAMES)
     parser.add_argument("--address")
-    for flag in ("--list", "--fresh", "--publish", "--test"):
+    for flag in ("--list", "--fresh", "--stale", "--vouch", "--publish", "--test"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args(arguments)
     given = {setting: getattr(options, setting) for setting in profiles.GIVEN}

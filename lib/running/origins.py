@@ -4,11 +4,8 @@ A profile with a model of our own writes IconWorld and trains the small LLaVA; a
 dataset folder that it is given, takes the released model, and keeps its tower's features on disk.
 """
 
-from __future__ import annotations
-
 import gc
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from lib.base import runs
 from lib.base.extras import scale
 from lib.base.missing import Missing
-from lib.base.paths import private, profile_dir
+from lib.base.paths import profile_dir
 from lib.data import dataset as datasets
 from lib.data import report as dataset_report
 from lib.data.check import MARKS
@@ -27,83 +24,36 @@ from lib.model import check as model_check
 from lib.model import llava as models
 from lib.model import pretrain
 from lib.model.packing import Features
-from lib.running import memory
 from lib.running.profiles import Profile, data_of
+from lib.running.results import Report, Result
 from lib.world import iconworld
 
-RECIPE = 3  # to be raised when code changes what a run's numbers are
 BASE_THREADS = 2  # whatever the machine has: the number of threads is part of the arithmetic
-Report = Callable[[str], None]
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-
-
-@dataclass(frozen=True)
-class Made:
-    """A result in the profile's store, and how it is built; `needs` have to be there first."""
-
-    profile: Profile
-    step: str
-    config: dict
-    build: Callable[[Path], dict | None]
-    needs: tuple[Made, ...] = ()
-
-    def folder(self) -> Path:
-        """Where it is, or will be."""
-        return self._store().folder(self.step, self.config)
-
-    def is_done(self) -> bool:
-        """Whether it is there, every file as it was written."""
-        return self._store().is_done(self.step, self.config)
-
-    def make(self) -> Path:
-        """Its folder, after building what is missing. Raises memory.OutOfMemory with advice."""
-        if self.profile.real:  # what models say there may be harmful
-            private(profile_dir(self.profile.name))
-        with memory.advised(self.profile, f"making {self.step}"):
-            return self._store().make(self.step, self.config, self.build)
-
-    def done(self) -> Path:
-        """Its folder. Raises Missing, with what to run, if it is not there."""
-        if not self.folder().exists():
-            raise Missing(
-                f"{self.folder()} is not there yet: run ./reproduce.sh --profile "
-                f"{self.profile.name}, which makes all that the notebooks read.")
-        return self.folder()
-
-    def forget(self) -> None:
-        """Remove it, if it is there, so that `make` makes it again."""
-        self._store().remove(self.step, self.config)
-
-    def _store(self) -> runs.Store:
-        return runs.Store(profile_dir(self.profile.name))
-
-
-def quiet(text: str) -> None:
-    """Reports nothing."""
 
 
 # The dataset.
 
 
-def dataset(profile: Profile, report: Report = quiet) -> Made:
+def dataset(profile: Profile) -> Result:
     """IconWorld, written; or the report on the folder that the profile names, after its check."""
+    facts = {"part": "dataset"}
     if profile.real:
-        config = {"recipe": RECIPE, **scale("sources").identity(data_of(profile), "dataset"),
+        config = {**scale("sources").identity(data_of(profile), "dataset"),
                   **({"leave_out": True} if profile.leave_out else {}),
                   **({"marks": marks} if (marks := _marks(profile.model)) else {})}
-        return Made(profile, "dataset", config, partial(_check_dataset, profile))
-    config = {"recipe": RECIPE, "world": asdict(profile.world)}
-
-    def build(partial_folder: Path) -> dict:
-        folder = iconworld.write(profile.world, partial_folder / "iconworld")
-        read = datasets.read(folder)
-        return {"train": len(read.train), "val": len(read.val)}
-
-    return Made(profile, "dataset", config, build)
+        return Result(profile, "dataset", config, partial(_check_dataset, profile), facts=facts)
+    return Result(profile, "dataset", {"world": asdict(profile.world)},
+                  partial(_write_dataset, profile), facts=facts)
 
 
-def _check_dataset(profile: Profile, folder: Path) -> dict:
+def _write_dataset(profile: Profile, folder: Path, report: Report) -> dict:
+    read = datasets.read(iconworld.write(profile.world, folder / "iconworld"))
+    return {"train": len(read.train), "val": len(read.val)}
+
+
+def _check_dataset(profile: Profile, folder: Path, report: Report) -> dict:
     read = checked(profile)
     keep(read.left_out, folder)
     if read.left_out:
@@ -149,21 +99,22 @@ def _read(folder: Path, made: Path, pictures: bool) -> datasets.Dataset:
 # The model from which is unlearned.
 
 
-def base(profile: Profile, report: Report = quiet) -> Made:
+def base(profile: Profile) -> Result:
     """The small LLaVA, from nothing."""
-    config = {"recipe": RECIPE, "world": asdict(profile.world), "seed": profile.pretraining.seed,
+    config = {"world": asdict(profile.world), "seed": profile.pretraining.seed,
               "architecture": asdict(profile.architecture),
               "pretraining": asdict(profile.pretraining)}
+    return Result(profile, "base", config, partial(_pretrain, profile),
+                  facts={"part": "small LLaVA, from nothing"})
 
-    def build(folder: Path) -> dict:
-        torch.set_num_threads(BASE_THREADS)
-        model, processor, log = pretrain.train(profile.world, profile.architecture,
-                                              profile.pretraining, report)
-        models.save(model, processor, folder / "model")
-        runs.write_jsonl(folder / "log.jsonl", log)
-        return {"parameters": sum(p.numel() for p in model.parameters())}
 
-    return Made(profile, "base", config, build)
+def _pretrain(profile: Profile, folder: Path, report: Report) -> dict:
+    torch.set_num_threads(BASE_THREADS)
+    model, processor, log = pretrain.train(profile.world, profile.architecture,
+                                           profile.pretraining, report)
+    models.save(model, processor, folder / "model")
+    runs.write_jsonl(folder / "log.jsonl", log)
+    return {"parameters": sum(p.numel() for p in model.parameters())}
 
 
 def load(profile: Profile) -> tuple:
@@ -178,23 +129,25 @@ def identity(profile: Profile) -> dict:
     """What determines the original model, for a config."""
     if not profile.real:
         return {"base": base(profile).folder().name}
-    return {**scale("sources").identity(profile.model), "dtype": profile.runtime.dtype,
+    dtype = str(models.dtype_of(profile.runtime)).removeprefix("torch.")
+    return {**scale("sources").identity(profile.model), "dtype": dtype,
             "four_bit": profile.runtime.four_bit}
 
 
-def tower(profile: Profile, report: Report = quiet) -> Made:
+def tower(profile: Profile) -> Result:
     """The vision tower's features of all pictures, for a profile that keeps them on disk."""
     data = dataset(profile)
-    config = {**identity(profile), "dataset": data.folder().name, "recipe": RECIPE}
+    config = {**identity(profile), "dataset": data.folder().name}
+    return Result(profile, "tower", config, partial(_write_features, profile), (data,),
+                  {"part": "vision tower's features"})
 
-    def build(folder: Path) -> dict:
-        features, (model, processor) = scale("features"), load(profile)
-        read = read_dataset(profile)
-        images = features.pictures(read)
-        features.write(folder / features.FILE, model, processor, images, read.root, report=report)
-        return {"pictures": len(images)}
 
-    return Made(profile, "tower", config, build, (data,))
+def _write_features(profile: Profile, folder: Path, report: Report) -> dict:
+    features, (model, processor) = scale("features"), load(profile)
+    read = read_dataset(profile)
+    images = features.pictures(read)
+    features.write(folder / features.FILE, model, processor, images, read.root, report=report)
+    return {"pictures": len(images)}
 
 
 def tower_features(profile: Profile, model, processor):
@@ -212,7 +165,7 @@ def _shared(base_folder: Path) -> Features:
     return Features(*models.load(base_folder / "model"))
 
 
-def needs(profile: Profile) -> tuple[Made, ...]:
+def needs(profile: Profile) -> tuple[Result, ...]:
     """What every answer is made from."""
     own = () if profile.real else (base(profile),)
     stored = (tower(profile),) if profile.runtime.stored_features else ()

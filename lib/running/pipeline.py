@@ -15,18 +15,18 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lib.base import disk, paths
 from lib.base.extras import scale
 from lib.base.missing import Missing
-from lib.base.progress import Progress, minutes_in_words
+from lib.base.progress import Progress
 from lib.figures import claims
 from lib.running import chapters, engines, options, profiles
+from lib.running.overview import NOTEBOOK_MINUTES, OTHER, Plan, make_plan, show
 from lib.running.publish import PublishError, publish
 
-NOTEBOOK_MINUTES = 0.4  # most of it: the kernel's start and its imports
 FAILURE = "failure.txt"
 PAID_FOR = ("judges",)  # verdicts and the spending count: no --fresh removes them
 KINDS = {"check": "Checks of data and code", "finding": "Findings"}  # of claims, as printed
@@ -34,70 +34,6 @@ KINDS = {"check": "Checks of data and code", "finding": "Findings"}  # of claims
 
 class RefusedError(ValueError):
     """What is asked for cannot be done here; nothing was begun."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one run is to do: `done` and `marks` are as the store and the notebooks are now."""
-
-    profile: profiles.Profile
-    engine: object  # of lib.running.engines
-    jobs: int
-    steps: list  # of experiments.Step
-    done: dict[str, bool]  # by the step's id
-    notebooks: list[Path]
-    marks: dict[Path, str]  # the fingerprint of each notebook
-    current: dict[Path, bool]  # whether its executed copy has that fingerprint
-    timed: bool = True  # whether the expected minutes are more than a guess
-
-    def lines(self) -> list[tuple[str, float, bool]]:
-        """Return (name, expected minutes, already there) of everything in its order."""
-        steps = [(step.name, step.minutes, self.done[step.id]) for step in self.steps]
-        return steps + [(f"notebook {notebook.stem}", NOTEBOOK_MINUTES, self.current[notebook])
-                        for notebook in self.notebooks]
-
-
-def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engine,
-              expected=None) -> Plan:
-    """Return the plan for these notebooks, after checking that they take our parameters.
-
-    expected: `lib.scale.costs.Costs` of a real profile, None of others.
-    """
-    from lib.running import (
-        experiments,  # takes seconds to import: not before the options are known good
-    )
-
-    for notebook in notebooks:
-        chapters.check_parameters(notebook, ["profile_name"])
-    steps = experiments.steps(profile, [chapters.number(n) for n in notebooks], engine.slots,
-                              engine.make_all)
-    hours = expected.hours(engine.slots) if expected else {}
-    steps = [replace(step, minutes=60 * hours.get(step.name, step.minutes / 60)) for step in steps]
-    done = {step.id: step.is_done() for step in steps}
-    for step in steps:
-        done[step.id] &= all(done.get(judged, True) for judged in step.before)
-    read = [Path(profile.labelled).read_text("utf-8-sig")] if profile.labelled else []
-    marks, current = {}, {}
-    for notebook in notebooks:
-        needed = [s.id for s in experiments.steps(profile, [chapters.number(notebook)], jobs)]
-        mark = marks[notebook] = chapters.fingerprint(notebook, profile.name, needed + read)
-        current[notebook] = (all(done[step_id] for step_id in needed)
-                             and chapters.is_current(notebook, profile.name, mark))
-    return Plan(profile, engine, jobs, steps, done, notebooks, marks, current,
-                bool(hours) or not profile.real)
-
-
-def show(plan: Plan) -> None:
-    """Print what there is to do, what it costs, and what is there already."""
-    lines = plan.lines()
-    print(f"Profile {plan.profile.name}, {plan.engine.summary}, results in "
-          f"{paths.profile_dir(plan.profile.name)}")
-    for name, minutes, there in lines:
-        words = minutes_in_words(minutes) if plan.timed else "?"
-        print(f"  {'there already' if there else words:>13}  {name}")
-    left = sum(minutes for _, minutes, there in lines if not there)
-    words = minutes_in_words(left) if plan.timed else "as long as it takes on this machine"
-    print(f"In all: {words}." if left else "Nothing to do.", flush=True)
 
 
 def unusable(profile: profiles.Profile, look: bool) -> list[str]:
@@ -130,7 +66,8 @@ def run(plan: Plan) -> dict[Path, str]:
     for step in plan.steps:
         if not plan.done[step.id]:
             _make(step, progress)
-    return _execute(plan, progress)
+    marks = {notebook: plan.mark(notebook) for notebook in plan.notebooks}
+    return _execute(replace(plan, marks=marks), progress)
 
 
 def _make(step, progress: Progress) -> None:
@@ -149,11 +86,11 @@ def _execute(plan: Plan, progress: Progress) -> dict[Path, str]:
     failures = {}
     with chapters.kernels(threads=max(1, options.cores() // plan.jobs)):
         pool = ThreadPoolExecutor(plan.jobs)  # each thread only waits for its kernel
-        runs = {pool.submit(_timed, chapters.execute, notebook, plan.profile.name,
-                            plan.marks[notebook]): notebook for notebook in waiting}
+        at_work = {pool.submit(_timed, chapters.execute, notebook, plan.profile.name,
+                               plan.marks[notebook]): notebook for notebook in waiting}
         try:
-            for future in as_completed(runs):
-                notebook, (seconds, error) = runs[future], future.result()
+            for future in as_completed(at_work):
+                notebook, (seconds, error) = at_work[future], future.result()
                 progress.finish(f"notebook {notebook.stem}", NOTEBOOK_MINUTES,
                                 "FAILED after " if error else "", seconds)
                 if error:
@@ -254,11 +191,36 @@ def _work(chosen, folder: Path) -> int:
     with disk.at_work(folder):
         with _engine(chosen) as engine:
             plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
+            if chosen.vouch:
+                return vouch(plan)
+            if chosen.stale and plan.other_code:
+                forget_stale(plan)
+                plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
             show(plan)
             (folder / FAILURE).unlink(missing_ok=True)
             failures = run(plan)
         with chapters.at_rest(plan.notebooks, plan.profile.name):
             return max(verdict(plan, failures), chosen.publish and publish_all(plan, failures))
+
+
+def forget_stale(plan: Plan) -> None:
+    """Remove what other code made, and what was made from it."""
+    from lib.running import again
+
+    removed = again.forget_stale(made for step in plan.steps for made in step.results)
+    print(f"{len(removed)} results were {OTHER}, or from such: they are made again.", flush=True)
+
+
+def vouch(plan: Plan) -> int:
+    """Compare results of other code with what today's makes; 1 if they are not the same."""
+    from lib.running import again
+
+    print("One result of each kind is made again and compared.", flush=True)
+    made = [made for step in plan.steps for made in step.results if plan.done[step.id]]
+    lines, equal = again.vouch(plan.profile, made, plan.jobs, plan.engine.make_all,
+                               Progress([]).report)
+    print("\n".join(lines or [f"No result was {OTHER}."]), flush=True)
+    return int(not equal)
 
 
 def _engine(chosen):
@@ -269,6 +231,11 @@ def publish_all(plan: Plan, failures: dict[Path, str]) -> int:
     """Publish the plan's notebooks; 1 if one failed or they hold what may not be published."""
     if failures:
         print("Nothing is published, because not every notebook ran.")
+        return 1
+    if plan.other_code:
+        print(f"Nothing is published, because other code than is here made: "
+              f"{'; '.join(plan.other_code)}. --stale makes that again; --vouch compares.",
+              file=sys.stderr)
         return 1
     try:
         publish(plan.notebooks, plan.profile.name)

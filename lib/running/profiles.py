@@ -74,14 +74,17 @@ class Profile:
         return self.real and (self.judge == "rules" or self.judge.endswith("+rules"))
 
     def judge_of(self, questions: str) -> str:
-        """Who labels the answers to this set of questions: a guard reads those on harmful pictures.
-        """
-        ruled = self.judge.endswith("+rules") and questions != "harmful"
-        return "rules" if ruled else self.judge
+        """`judge_of` of its judge."""
+        return judge_of(self.judge, questions)
 
     def asdict(self) -> dict:
         """The profile as plain dicts, for configs that JSON holds."""
         return asdict(self)
+
+
+def judge_of(judge: str, questions: str) -> str:
+    """Who labels the answers to this set of questions: a guard reads those on harmful pictures."""
+    return "rules" if judge.endswith("+rules") and questions != "harmful" else judge
 
 
 LAPTOP = Profile("laptop", strict=True)

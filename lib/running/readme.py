@@ -17,15 +17,11 @@ import lib
 from lib.base import paths, runs
 from lib.figures import claims, tables
 from lib.running import chapters, experiments, profiles
-from lib.unlearning import methods
 
 SETTING = re.compile(r"^(\| `([\w.]+)` \| [^|]+ \| )[^|]*( \|)", re.MULTILINE)
 MARK = re.compile(r"(<!-- ([a-z ]+): generated -->\n).*?(<!-- end -->)", re.DOTALL)
 KEY_FIGURE = "ours_beside_paper"
 PUBLISHED = "laptop"
-PARTS = {"dataset": "dataset", "base": "small LLaVA, from nothing", "original": "original model"}
-WITHOUT, WITH = "unlearning without PD", "unlearning with PD"
-SWEEP = "PO at other weights of PD"
 
 
 def refresh() -> None:
@@ -57,38 +53,37 @@ def costs(profile_name: str) -> pd.DataFrame:
     The memory is that of the largest process (a notebook's kernel does not note its own).
     """
     folder = paths.profile_dir(profile_name)
-    made = [_result(path.parent) for path in sorted(folder.glob("*-*/manifest.json"))
-            if "." not in path.parent.name]
+    made = [found for path in sorted(folder.glob("*/manifest.json"))
+            if "." not in path.parent.name and (found := _result(path.parent))]
     made += [_execution(path) for path in sorted(paths.notebooks_dir(profile_name).glob("*.ipynb"))
              if not path.stem.endswith(".unfinished")]
-    spans = pd.DataFrame(made, columns=["part", "start", "end", "peak_memory_mb"])
+    spans = pd.DataFrame(made, columns=["part", "run", "start", "end", "peak_memory_mb"])
     spans = spans.sort_values("start", ignore_index=True)
     parts = [_cost(spans[spans.part == part], part) for part in spans.part.unique()]
     return pd.DataFrame([*parts, _cost(spans, "all")])
 
 
-def _result(folder: Path) -> tuple[str, float, float, float]:
-    """(part, start, end in seconds, MB) of one folder of the run store."""
-    manifest = runs.read_json(folder / "manifest.json")
+def _result(folder: Path) -> tuple[str, str, float, float, float] | None:
+    """(part, run, start, end in seconds, MB) of one folder of the run store.
+
+    A run is one, whatever it is made of. None if another version made it, which noted no part.
+    """
+    manifest = runs.manifest(folder)
+    facts = manifest.get("facts", {})
+    if "part" not in facts:
+        return None
     end = (folder / "manifest.json").stat().st_mtime
-    return _part(folder), end - manifest["seconds"], end, manifest["peak_memory_mb"]
+    return (facts["part"], facts.get("run", folder.name), end - manifest["seconds"], end,
+            manifest["peak_memory_mb"])
 
 
-def _part(folder: Path) -> str:
-    step, method = folder.name.rpartition("-")[0], folder.name.split("-")[1]
-    if step in PARTS:
-        return PARTS[step]
-    weights = runs.read_json(folder / "config.json")["weights"]
-    names = {WITHOUT: methods.weights(method, False), WITH: methods.weights(method, True)}
-    return next((name for name, row in names.items() if row == weights), SWEEP)
-
-
-def _execution(notebook: Path) -> tuple[str, float, float, None]:
+def _execution(notebook: Path) -> tuple[str, str, float, float, None]:
     """The same of one executed notebook, as papermill noted it."""
     noted = chapters.read(notebook).metadata.papermill
     start, end = (datetime.fromisoformat(noted[key]).timestamp() for key in ("start_time",
                                                                             "end_time"))
-    return f"notebook {notebook.stem}", start, end, None
+    part = f"notebook {notebook.stem}"
+    return part, part, start, end, None
 
 
 def _cost(spans: pd.DataFrame, part: str) -> dict:
@@ -97,7 +92,7 @@ def _cost(spans: pd.DataFrame, part: str) -> dict:
         busy += max(0.0, span.end - max(span.start, until))
         until = max(until, span.end)
         at_once = max(at_once, int(((spans.start <= span.start) & (spans.end > span.start)).sum()))
-    return {"part": part, "results": len(spans), "minutes": round(busy / 60, 2),
+    return {"part": part, "results": spans.run.nunique(), "minutes": round(busy / 60, 2),
             "side_by_side": at_once, "peak_memory_mb": spans.peak_memory_mb.max()}
 
 
@@ -203,7 +198,7 @@ def tree() -> str:
 def _about(module: Path) -> str:
     """The first sentence of a module's docstring."""
     words = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
-    return re.split(r"(?<=[.:]) |\.$|\n\n", words.replace("\n", " "))[0].rstrip(".:")
+    return re.split(r"(?<=\.) |\n\n", words)[0].replace("\n", " ").rstrip(".")
 
 
 def _listing(folder: str, files: dict[str, str]) -> str:

@@ -57,7 +57,8 @@ class Costs:
     def __str__(self) -> str:
         whole = self.table.sum(skipna=False).rename(("in all", "")).to_frame().T
         whole["GPU GiB"] = self.table["GPU GiB"].max()  # a peak
-        shown = pd.concat([self.table.astype(object), whole.assign(count="")])
+        counted_ = self.table.assign(count=self.table["count"].map("{:,}".format))
+        shown = pd.concat([counted_, whole.assign(count="")])
         table = shown.to_string(na_rep="?", float_format="{:.1f}".format)
         return "\n".join([self.title, table, *filter(None, [*self.remarks, self.short])])
 
@@ -71,8 +72,8 @@ def expected(profile: Profile, gpu: str | None = None, measure: bool = False) ->
     why = known(gpu) if gpu else _unmeasurable(profile)
     found, remark = ({}, why) if why else _measured(profile, measure)
     table = _table(profile, counts, found, sizes)
-    disk = ("What is needed on the disk can be told once the model is here." if not sizes else
-            f"The model's own files take {sizes['weights'] / GIB:.1f} GiB more.")
+    disk = (f"The model's own files take {sizes['weights'] / GIB:.1f} GiB more." if sizes else
+            "What is needed on the disk can be told once the model is here.")
     return Costs(_title(profile, counts), table, [remark, disk],
                  _short(profile, table["disk GiB"].sum(skipna=False)))
 
@@ -227,7 +228,7 @@ def known(gpu: str) -> str:
                          "one name the known one that is nearest in memory and speed.")
     name, room, seven, thirteen = found
     return (f"Hours cannot be measured here for another machine's {name} ({room} GiB). "
-            f"docs/full-scale.md has, from data sheets: {seven} (llava-7b), {thirteen} "
+            f"Those of docs/full-scale.md, from data sheets: {seven} (llava-7b), {thirteen} "
             "(llava-13b).")
 
 

@@ -32,6 +32,27 @@ def get(name: str, folder: Path, refusals: Iterable[str] | None = None) -> Judge
     return GuardedJudge(asked, judges.get(other, folder, refusals))
 
 
+def identity(name: str) -> dict:
+    """What determines the labels of a judge, for a config: model, prompts' version, options.
+
+    Nothing is loaded and no server is asked; a model from the hub may be looked up there.
+    """
+    kind, model, other = _parts(name)
+    if kind == "server":
+        from lib.scale.judge_server import ServerJudge
+        asker = ServerJudge(model, Settings.from_environment())
+        return {"model": asker.name, "prompts": asker.wording.VERSION, "options": asker.options}
+    from lib.scale import guard_prompts, judge_prompts, sources
+    wording = judge_prompts if kind == "local" else guard_prompts
+    tokens = reply_tokens() or wording.MAX_REPLY_TOKENS
+    found = {**sources.identity(model, "judge"), "prompts": wording.VERSION,
+             "options": {"reply_tokens": tokens}}
+    if kind == "local":
+        return found
+    beside = {"rule": RefusalRule.name} if other == "rules" else identity(other)
+    return {"guard": found, "beside": beside}
+
+
 def check(name: str) -> None:
     """As `evaluation.judges.check`, of a name that is not "rules"."""
     kind, model, other = _parts(name)

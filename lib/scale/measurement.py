@@ -21,9 +21,9 @@ from lib.model import generate
 from lib.model import llava as models
 from lib.model.merged import merge_if_exact
 from lib.model.packing import Features
-from lib.running import experiments, origins, recipes
-from lib.running.origins import Made
+from lib.running import experiments, origins, training
 from lib.running.profiles import Profile
+from lib.running.results import Report, Result
 from lib.scale import sources
 from lib.unlearning.terms import TERMS, reads
 from lib.unlearning.train import step_rows, unlearn
@@ -36,31 +36,32 @@ def gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def measurement(profile: Profile) -> Made:
+def measurement(profile: Profile) -> Result:
     """Seconds of a picture in the tower, a step and an answer, and the peaks of memory."""
     config = {**origins.identity(profile), "data": sources.identity(profile.data, "dataset"),
               "dtype": str(models.dtype_of(profile.runtime)), "device": gpu() or "cpu",
               "runtime": asdict(profile.runtime), "unlearning": asdict(profile.unlearning),
-              "evaluation": asdict(profile.evaluation), "weights": _dearest(profile)[1]}
-    return Made(profile, "costs", config, partial(_measure, profile))
+              "evaluation": asdict(profile.evaluation), "weights": _dearest(profile)[1],
+              "official_quirks": profile.official_quirks, "leave_out": profile.leave_out}
+    return Result(profile, "costs", config, partial(_measure, profile))
 
 
-def _dearest(profile: Profile) -> tuple[recipes.Run, dict[str, float]]:
+def _dearest(profile: Profile) -> tuple[training.Run, dict[str, float]]:
     """The run with PD that reads the most kinds of answers, and its weights.
 
     What the original model is asked for counts as one more.
     """
-    rows = [(run, recipes.row(profile, run)) for run in experiments.main_runs(profile, True)]
+    rows = [(run, training.row(profile, run)) for run in experiments.main_runs(profile, True)]
     return max(rows, key=lambda each: len(reads(each[1])) + sum(TERMS[name].needs_original
                                                                 for name in each[1]))
 
 
-def _measure(profile: Profile, folder: Path) -> dict[str, float]:
+def _measure(profile: Profile, folder: Path, report: Report) -> dict[str, float]:
     read, (model, processor) = origins.checked(profile, pictures=False), origins.load(profile)
     seen, found, rare = Features(model, processor), {}, STEPS + 2
     settings = replace(profile.unlearning, steps=STEPS + 1, epochs=None, probe_every=rare,
                        checkpoint_every=rare)
-    task = replace(recipes.task(profile, _dearest(profile)[0]), settings=settings)
+    task = replace(training.task(profile, _dearest(profile)[0]), settings=settings)
     first, *others = ({row.image for row in step_rows(read, task, step) if row.image}
                       for step in range(STEPS + 1))
     fresh = sorted(set().union(*others) - first)
@@ -69,7 +70,7 @@ def _measure(profile: Profile, folder: Path) -> dict[str, float]:
         seen.add(fresh)
     ends = []
     with _timed(found, "training"), TemporaryDirectory() as scratch:
-        packer = recipes.packer(profile, model, processor, seen)
+        packer = training.packer(profile, model, processor, seen)
         model, _, _ = unlearn(model, packer, read, task, Path(scratch),
                               report=lambda text: ends.append(time.perf_counter()))
     found["training_seconds"] = (ends[-1] - ends[-1 - STEPS]) / STEPS

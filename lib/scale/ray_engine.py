@@ -14,9 +14,11 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lib.base import environment, paths, provenance
+from lib.base.runs import is_whole
 from lib.running.agenda import Agenda, Piece, Report
 from lib.scale import ray_nodes
 from lib.scale.judge_limits import Settings
@@ -131,7 +133,7 @@ class _Shift:
         """Learn what nodes with runs folders of their own have. RuntimeError if one lacks packages,
         or a folder that is read."""
         pieces = (*self.agenda.waiting, *self.agenda.at_work)
-        wanted = [self._name(piece) for piece in pieces]
+        wanted = [self._name(piece.folder) for piece in pieces]
         surveys = self._surveys(wanted, sorted({path for piece in pieces for path in piece.reads}))
         lacking = [f"{found.site.host} lacks {', '.join(found.lacks)}"
                    for found in surveys if found.lacks]
@@ -168,7 +170,7 @@ class _Shift:
         return answers
 
     def _give_out(self, piece: Piece) -> None:
-        name = self._name(piece)
+        name = self._name(piece.folder)
         if name in self.finished:
             self._collect(piece, self.finished.pop(name))
             return
@@ -177,7 +179,8 @@ class _Shift:
             node = min(nodes, key=self.sent.__getitem__)
             self.sent[node] += 1
             where = {"scheduling_strategy": ray_nodes.on(node, soft=True)}
-        task = self.make.options(**where).remote(piece, self.home, self.desk)
+        sent = replace(piece, needs=(*piece.needs, *filter(is_whole, piece.before)))
+        task = self.make.options(**where).remote(sent, self.home, self.desk)
         self.running[task] = piece
 
     def _ready(self) -> list:
@@ -204,7 +207,8 @@ class _Shift:
         """Finish a piece, after copying it here if it was made in another store."""
         try:
             if not site.shared:
-                ray_nodes.fetch(site.node, site.runs / self._name(piece), piece.folder)
+                for folder in (*piece.before, piece.folder):
+                    ray_nodes.fetch(site.node, site.runs / self._name(folder), folder)
         except (self.ray.exceptions.RayError, ValueError) as error:
             self._again(piece, error)
         else:
@@ -233,8 +237,8 @@ class _Shift:
         words = f"; {lost} workers were lost" if lost else ""
         return words if self.cluster.slots else f"{words}; no node with room is left: waiting"
 
-    def _name(self, piece: Piece) -> Path:
-        return piece.folder.relative_to(self.home.runs)
+    def _name(self, folder: Path) -> Path:
+        return folder.relative_to(self.home.runs)
 
     def close(self) -> None:
         """Stop what is still at work."""

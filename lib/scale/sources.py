@@ -5,17 +5,21 @@ folder may be moved, and other files under the same path do not pass for the old
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from lib.base import paths
 from lib.base.missing import Missing
+from lib.data.records import PROMPT, SPECIFICITY, TRAIN, VAL
 
 TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")  # what a model's or dataset's weights need
 WEIGHTS = ("*.safetensors",)
 PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.webp", "*.bmp", "*.gif", "*.tif", "*.tiff")
+LISTS = (TRAIN, VAL, PROMPT, SPECIFICITY)
 OPTIONS = {"model": "--model", "dataset": "--data", "judge": "--judge local:"}
 # What an error of the hub says of itself -> what is wrong and what to do; the first that fits.
 REASONS = (
@@ -52,7 +56,8 @@ REASONS = (
      "it asks for fewer requests. Wait for some minutes, or put a token into HF_TOKEN."),
     (r"\b5\d\d Server Error|\b50\d ", "it fails for reasons of its own. Run this again later."),
 )
-SAMPLE = 1 << 20  # bytes at the start and end of a weights file: all of it would take minutes
+LARGE = 1 << 20  # bytes from which a file's digest is kept
+DIGESTS = ".digests.jsonl"  # of large files, in the runs folder
 
 
 def folder(source: str | Path, kind: str = "model") -> Path:
@@ -69,13 +74,23 @@ def folder(source: str | Path, kind: str = "model") -> Path:
 def identity(source: str | Path, kind: str = "model") -> dict:
     """What determines the results about a source, for a config. Only its small files are fetched.
 
-    A folder: a hash of its texts and of its weights' or pictures' names and sizes, and of samples
-    of the weights. A hub name: the name, and a hash of its texts. Looked at once per process.
+    A model's folder: a hash of its texts and weights. A dataset's: of its lists and pictures, file
+    by file; what else lies there does not count. A hub name: the name, and the revision that is
+    here. Looked at once per process.
     """
     if Path(source).is_dir():
-        patterns = PICTURES if kind == "dataset" else WEIGHTS
-        return {kind: _hash(Path(source), _files(Path(source), patterns, deep=kind == "dataset"))}
-    return {kind: _hash(_local(source, kind, TEXTS), ()), "name": str(source)}
+        return {kind: _hash(Path(source), _that_count(Path(source), kind))}
+    here = _local(source, kind, TEXTS)
+    revision = here.name if re.fullmatch("[0-9a-f]{40}", here.name) else ""
+    return {kind: revision or _hash(here, _that_count(here, kind)), "name": str(source)}
+
+
+def _that_count(root: Path, kind: str) -> list[Path]:
+    """The files of a folder that determine what is read from it."""
+    if kind == "dataset":
+        lists = [root / name for name in LISTS if (root / name).is_file()]
+        return [*lists, *_files(root, PICTURES, deep=True)]
+    return [*_files(root, TEXTS, deep=False), *_files(root, WEIGHTS, deep=False)]
 
 
 def _any_case(patterns: Iterable[str]) -> tuple[str, ...]:
@@ -127,21 +142,36 @@ def _files(root: Path, patterns: Iterable[str], deep: bool) -> list[Path]:
                   if name.lower().endswith(suffixes))
 
 
-def _hash(root: Path, large: Iterable[Path]) -> str:
-    """Of the small files whole, of the large ones their names, sizes and, of weights, samples."""
+def _hash(root: Path, files: Iterable[Path]) -> str:
+    """Of the files' names, from the folder on, and of all that is in them."""
     found = hashlib.sha256()
-    for path in _files(root, TEXTS, deep=False):
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
-    for path in large:
-        size = path.stat().st_size
-        found.update(f"{path.relative_to(root).as_posix()}\0{size}".encode())
-        if path.suffix == ".safetensors":
-            found.update(_ends(path, size))
+    for path in files:
+        found.update(f"{path.relative_to(root).as_posix()}\0{_digest(path)}\0".encode())
     return found.hexdigest()[:16]
 
 
-def _ends(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        first = file.read(SAMPLE)
-        file.seek(max(0, size - SAMPLE))
-        return first + file.read(SAMPLE)
+def _digest(path: Path) -> str:
+    """A file's sha256; a large one is read once, and known by its place, size and time then."""
+    seen = path.stat()
+    if seen.st_size < LARGE:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    known, key = paths.runs_root() / DIGESTS, [str(path.resolve()), seen.st_size, seen.st_mtime_ns]
+    if (digest := _known(known).get(tuple(key))) is None:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        known.parent.mkdir(parents=True, exist_ok=True)
+        with known.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([key, digest]) + "\n")
+    return digest
+
+
+def _known(path: Path) -> dict[tuple, str]:
+    """The digests in a file of the runs folder; half a line, of a killed process, is none."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            key, digest = json.loads(line)
+            found[tuple(key)] = digest
+        except (ValueError, TypeError):
+            continue
+    return found

@@ -19,9 +19,9 @@ from lib.model import llava as models
 from lib.model.merged import DTYPE, save_merged
 from lib.model.settings import Runtime
 from lib.running import origins, recipes
-from lib.running.origins import Made, Report, quiet
 from lib.running.profiles import Profile
-from lib.running.recipes import Run
+from lib.running.results import Report, Result
+from lib.running.training import Run
 from lib.scale import harness
 from lib.scale.harness import Benchmark, HarnessError
 
@@ -45,17 +45,17 @@ def check(profile: Profile) -> str:
     return harness.version()
 
 
-def measured(profile: Profile, run: Run | None, report: Report = quiet,
-             version: str | None = None) -> Made:
+def measured(profile: Profile, run: Run | None, version: str | None = None) -> Result:
     """The benchmarks' values for a run, or for the original model (None), by lmms-eval of this
     version (default: the one here)."""
     version = version or harness.version()
-    model = recipes.original(profile) if run is None else recipes.run(profile, run)
+    made = () if run is None else (recipes.adapter(profile, run),)
     chosen = harness.named(profile.benchmarks)
-    config = {"model": model.folder().name, "benchmarks": [each.name for each in chosen],
-              "lmms_eval": version}
-    build = partial(_measure, profile, run, version, chosen, report)
-    return Made(profile, "specificity", config, build, () if run is None else (model,))
+    config = {"model": made[0].folder().name if made else origins.identity(profile),
+              "benchmarks": [each.name for each in chosen], "lmms_eval": version}
+    facts = {"part": f"specificity by {profile.benchmarks}", "run": str(run or recipes.ORIGINAL)}
+    return Result(profile, "specificity", config,
+                  partial(_measure, profile, run, version, chosen), made, facts)
 
 
 def joined(frame: pd.DataFrame, profile: Profile, run: Run | None) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def joined(frame: pd.DataFrame, profile: Profile, run: Run | None) -> pd.DataFra
 
 
 def _measure(profile: Profile, run: Run | None, version: str, chosen: Sequence[Benchmark],
-             report: Report, folder: Path) -> dict:
+             folder: Path, report: Report) -> dict:
     if (here := harness.version()) != version:  # on another machine of a cluster
         raise HarnessError(f"lmms-eval is {here} here, and {version} where this was started: "
                            "install the same on every machine.")
@@ -95,5 +95,5 @@ def _merge(profile: Profile, run: Run | None, runtime: Runtime, folder: Path) ->
     """Write the model, merged on the CPU: the GPU has no room for it beside lmms-eval's."""
     model, processor = origins.load(replace(profile, runtime=runtime))
     if run is not None:
-        model = models.load_adapter(model, recipes.run(profile, run).done() / "adapter")
+        model = models.load_adapter(model, recipes.adapter(profile, run).done() / "adapter")
     save_merged(model, processor, folder)
