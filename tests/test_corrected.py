@@ -102,6 +102,16 @@ def test_where_nothing_was_judged_the_judge_is_not_blamed():
     assert found["note"] == NO_VERDICTS
 
 
+def test_a_method_whose_answers_were_not_judged_leaves_the_others_their_rates():
+    frame = world(np.random.default_rng(1), rate=0.3)
+    pairs = pd.DataFrame({"metric": "asr", "truth": [True, False] * 20, "said": [True, False] * 20})
+    unjudged = frame.assign(method="unjudged", value=np.nan)
+    table = corrected.rates(pd.concat([frame, unjudged]), corrected.counted(pairs, pd.DataFrame()))
+    asr = table[table["metric"].eq("asr")].set_index("method")
+    assert asr.loc["unjudged", "note"] == NO_VERDICTS
+    assert asr["corrected"].notna().sum() == len(asr) - 1 > 0
+
+
 def test_without_a_known_answer_of_a_kind_there_is_no_rate():
     found = one(0.5, 400, sensitivity=np.nan, events=0, specificity=0.9, others=50)
     assert np.isnan(found["corrected"])

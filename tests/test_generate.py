@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -169,6 +171,15 @@ def test_an_answer_ends_at_each_token_that_the_generation_config_names(real):
     assert generate._ends(model, processor.tokenizer) == [2]
     model.generation_config.eos_token_id = None
     assert ask(real, TWO, brief) == whole
+
+
+def test_how_a_folder_wants_answers_drawn_is_not_asked(real, tiny_real, tmp_path):
+    wanted = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 1, "temperature": 0.2,
+              "forced_eos_token_id": 2, "min_new_tokens": 9, "suppress_tokens": [*range(3, 9000)]}
+    folder = shutil.copytree(tiny_real.model, tmp_path / "model")
+    known = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(known | wanted))
+    assert ask(load(folder), TWO) == ask(real, TWO)
 
 
 @pytest.mark.parametrize("sampled", [False, True])

@@ -162,8 +162,9 @@ def rates(per_answer: pd.DataFrame, errors: pd.DataFrame, by: Sequence[str] = BY
     chosen = per_answer[per_answer["metric"].isin(list(known))]
     for (*keys, metric), group in chosen.groupby([*by, "metric"], sort=False):
         naive, judge = group["value"].mean(), known[metric]
-        found = corrected(naive, statistics.independent(group), judge["sensitivity"],
-                          judge["events"], judge["specificity"], judge["others"])
+        answers = 0 if np.isnan(naive) else statistics.independent(group)
+        found = corrected(naive, answers, judge["sensitivity"], judge["events"],
+                          judge["specificity"], judge["others"])
         rows.append(dict(zip(by, keys, strict=True)) | {"metric": metric, "naive": naive} | found
                     | {"n": int(group["value"].count())} | judge)
     return pd.DataFrame(rows)

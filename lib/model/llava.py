@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForImageTextToText,
     BitsAndBytesConfig,
     CLIPVisionConfig,
+    GenerationConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -107,8 +108,7 @@ def load(folder: str | Path, runtime: Runtime = CPU) -> tuple:
     Raises Missing where there is none that can be used (`model_check`), or no GPU or memory for it;
     ValueError for one whose weights are not all there, or not of its sizes; NotFinite for NaN.
     """
-    folder = Path(folder)
-    if wrong := model_check.check(folder):
+    if wrong := model_check.check(folder := Path(folder)):
         raise Missing(" ".join(wrong))
     device, dtype = device_of(runtime), dtype_of(runtime)
     if device == "cpu":
@@ -121,6 +121,7 @@ def load(folder: str | Path, runtime: Runtime = CPU) -> tuple:
         device_map=None if device == "cpu" else {"": device}, ignore_mismatched_sizes=True,
         quantization_config=_four_bits(runtime) if runtime.four_bit else None)
     _check_loaded(folder, model, info)
+    model.generation_config = _only_tokens(model.generation_config)
     return model.eval(), read_processor(folder, model.config)
 
 
@@ -130,6 +131,12 @@ def _config_of(folder: Path) -> LlavaConfig:
     except Exception as error:  # a dozen kinds, by what is wrong in it
         raise Missing(f"{folder / 'config.json'} cannot be used ({type(error).__name__}: {error}): "
                       f"{model_check.AGAIN}.") from error
+
+
+def _only_tokens(config: GenerationConfig) -> GenerationConfig:
+    """How a folder wants answers to end, without its penalties, which would change ours unseen."""
+    return GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id,
+                            pad_token_id=config.pad_token_id)
 
 
 def _check_loaded(folder: Path, model: LlavaForConditionalGeneration, info: dict) -> None:
@@ -170,8 +177,7 @@ def dtype_of(runtime: Runtime) -> torch.dtype:
     if runtime.dtype == "bfloat16" and lacks:
         raise Missing(f"The profile asks for bfloat16, and {torch.cuda.get_device_name()} has "
                       'none: set dtype="auto" in lib/running/profiles.py, which is float32 there '
-                      'and '
-                      "takes twice the memory, or use a newer GPU.")
+                      "and takes twice the memory, or use a newer GPU.")
     if runtime.dtype == "auto" and lacks:  # float16 could overflow in training
         warnings.warn(f"{torch.cuda.get_device_name()} has no bfloat16: the model is loaded in "
                       "float32, which takes twice the memory.", stacklevel=2)
