@@ -95,12 +95,13 @@ def of_store(root: Path | None = None) -> list[Secrets]:
     DatasetError if that folder is there no more: then nothing can be compared with it.
     """
     found = []
-    for made in sorted((root or paths.runs_root()).glob("*/*/manifest.json")):
-        metrics = made.with_name("metrics.json")
-        if manifest(made.parent).get("step") != "dataset" or "data" not in read_json(metrics):
+    for made in sorted((root or paths.runs_root()).glob("*/*/metrics.json")):
+        # Where no manifest says what it is, it is looked at all the same.
+        if (manifest(made.parent).get("step", "dataset") != "dataset"
+                or "data" not in read_json(made)):
             continue
         known = left_out(made.parent)
-        dataset = read(read_json(metrics)["data"], False, leave_out=bool(known), known=known)
+        dataset = read(read_json(made)["data"], False, leave_out=bool(known), known=known)
         harmless = discretion.of(dataset)
         said = {answer for rows, judge in _answers(made.parent.parent)
                 for answer in _harmful_answers(rows, judge, harmless)}
