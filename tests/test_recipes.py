@@ -166,7 +166,7 @@ def test_a_dataset_with_problems_stops_before_any_model_is_loaded(tiny_real, tmp
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
     broken = replace(tiny_real, data=str(data), model=str(data))
     step = experiments.steps(broken, ["00"], 1)[0]
-    with pytest.raises(ValueError, match=r"2 problem\(s\)(.|\n)*prompt.json"):
+    with pytest.raises(origins.Missing, match=r"2 problem\(s\)(.|\n)*prompt.json"):
         step.make(lambda text: None)
     assert not step.is_done()
 
