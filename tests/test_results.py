@@ -97,7 +97,8 @@ RULE = ("evaluation/world_rule.py", "def judge(", "EXTRA = 1\n\n    def judge(")
 EDITS = [
     ("a sign in a loss", *SIGN, {"adapter"}),
     ("a rule", *RULE, {"judge", "labels"}),
-    ("how answers are generated", "model/generate.py", "left padding", "left padding", set()),
+    ("how answers are generated", "model/generate.py", "num_beams=1", "num_beams=2",
+     {"adapter", "answers"}),
     ("a comment", "unlearning/train.py", "import math", "import math  # a word", set()),
     ("a docstring", "unlearning/train.py", '"""One unlearning run:', '"""A run:', set()),
     ("its formatting", "unlearning/train.py", "WATCHED = (", "\n\nWATCHED  =  (", set()),
