@@ -40,7 +40,7 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engin
               expected=None) -> Plan:
     """Return the plan for these notebooks, after checking that they take our parameters.
 
-    expected: `costs.estimate.Costs` of a real profile, None if they cannot be told.
+    expected: `lib.scale.costs.Costs` of a real profile, None of others.
     """
     from lib.running import (
         experiments,  # takes seconds to import: not before the options are known good
