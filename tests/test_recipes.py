@@ -350,7 +350,8 @@ def test_a_full_disk_is_named_with_its_machine(tiny_real, tmp_path, monkeypatch)
     monkeypatch.setenv("SAFEERASER_RUNS", str(tmp_path / "runs"))
     sent = []
     experiments.ensure(tiny_real, [PO_PD], 1, make_all=lambda pieces, *_: sent.extend(pieces))
-    monkeypatch.setattr(origins.runs.Store, "make", lambda *_: Path("/dev/full").write_text("x"))
+    monkeypatch.setattr(origins.runs.Store, "make",
+                        lambda *_, **more: Path("/dev/full").write_text("x"))
     with pytest.raises(RuntimeError, match=f"disk of {socket.gethostname()} with .*runs.* is full"):
         sent[0].make(lambda text: None)
 

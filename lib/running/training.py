@@ -66,11 +66,24 @@ def train(profile: Profile, chosen: Run, at_hand: dict, folder: Path, report: Re
     probe = partial(_probe, profile, processor, seen, read)
     model, history, probes = unlearn(model, packer(profile, model, processor, seen), read,
                                      task(profile, chosen), folder / "checkpoint", probe, report)
-    model.save_pretrained(folder / "adapter")
+    _save(model, folder / "adapter")
     disk.flush_all(folder / "adapter")
     for name, rows in (("history", history), ("probes", probes)):
         runs.write_jsonl(folder / f"{name}.jsonl", [dict(sorted(one.items())) for one in rows])
     at_hand["model"] = model, processor, seen
+
+
+def _save(model, folder: Path) -> None:
+    """Write an adapter without what differs by chance or place: sets' order, paths, a README."""
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    config = runs.read_json(folder / "adapter_config.json")
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    base = config.get("base_model_name_or_path") or ""
+    config["base_model_name_or_path"] = "/".join(Path(base).parts[-2:])
+    runs.write_json(folder / "adapter_config.json", config)
 
 
 def _probe(profile: Profile, processor, seen, read: datasets.Dataset, model) -> dict:
