@@ -185,7 +185,7 @@ def test_a_gate_that_is_missed_is_shown_and_does_not_stop(tiny_real, ready):
 
 
 def test_where_nothing_is_held_out_the_gate_has_no_rows(tiny_real):
-    table = recipes.gate(tiny_real, {"as_released": {"asr": {"value": 1.0, "n": 4}}})
+    table = experiments.gate(tiny_real, {"as_released": {"asr": {"value": 1.0, "n": 4}}})
     assert table.empty
     assert {"metric", "reached", "needed", "sense", "passed"} == set(table)
 
