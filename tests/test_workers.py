@@ -68,7 +68,7 @@ def test_what_computes_on_a_gpu_is_given_to_the_engine_with_what_it_needs(tiny_r
     for step in steps[1:]:
         step.make(quiet)
     assert {step: [need.name.split("-")[0] for need in needs] for step, needs in given.items()} == {
-        "tower": ["dataset"], "original": ["dataset", "tower"], "unlearn": ["dataset", "tower"]}
+        "tower": ["dataset"], "labels": ["dataset", "tower"]}
 
 
 def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_goes_on(tmp_path):

@@ -119,7 +119,7 @@ def corrected(rate: float, answers: float, sensitivity: float, events: int, spec
     adjusted for estimated sensitivity and specificity"). Where sensitivity + specificity is not
     above 1 beyond doubt, any rate would fit: all three are NaN, and `note` says why.
 
-    >>> corrected(0.31, 400, 0.9, 100, 0.95, 100)["corrected"].round(4)
+    >>> round(float(corrected(0.31, 400, 0.9, 100, 0.95, 100)["corrected"]), 4)
     0.3059
     """
     nothing = {"corrected": np.nan, "low": np.nan, "high": np.nan}
