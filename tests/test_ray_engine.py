@@ -367,7 +367,7 @@ def test_a_cluster_that_is_not_there_is_named_with_what_to_do(runs):
 
 
 def test_without_an_address_a_ray_of_its_own_is_started_and_stopped(nodes, runs, journal, tmp_path):
-    code = ("from lib.running.engines import ray_engine; from tests import toy_pieces\n"
+    code = ("from lib.scale import ray_engine; from tests import toy_pieces\n"
             "from pathlib import Path\n"
             "with ray_engine.start(None, 2, 'cpu') as cluster:\n"
             "    print(cluster.summary, cluster.slots)\n"
