@@ -21,11 +21,14 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def _all_is_as_it_was():
-    """What the pipeline hands to its kernels, and what is guarded, is one test's own."""
+    """What the pipeline hands to its kernels, what is guarded, and a notebook's shell, in which
+    figures are shown and closed, are one test's own."""
     with mock.patch.dict(os.environ):
         yield
     if "lib.data.discretion" in sys.modules:
         sys.modules["lib.data.discretion"].guard(None)
+    if "IPython" in sys.modules:
+        sys.modules["IPython"].InteractiveShell.clear_instance()
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,6 @@ def test_a_notebook_shows_verdict_text_and_numbers_in_one_line(profile, holds, v
     InteractiveShell.instance()
     with capture_output() as captured:
         claims.check(profile, "02", "PO refuses.", holds, "RR 0.99 >= 0.98")
-    InteractiveShell.clear_instance()
     [shown] = captured.outputs
     assert shown.data["text/markdown"] == f"**{verdict}** · PO refuses. · `RR 0.99 >= 0.98`"
     assert shown.data["text/plain"] == f"{verdict} · PO refuses. · RR 0.99 >= 0.98"
