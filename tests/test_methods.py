@@ -45,7 +45,7 @@ def test_a_row_that_was_handed_out_can_be_changed_without_changing_the_table():
 
 
 @pytest.mark.parametrize(("reason", "arguments", "named"), [
-    ("unknown method", ("npo", True), "ga, gd, kl, po"),
+    ("unknown method", ("dpo", True), "ga, gd, kl, po, npo"),
     ("unknown rows", ("po", True, None, "paper"), "official, added"),
     ("a weight without its term", ("po", False, 0.3), "prompt_decouple=True"),
 ])

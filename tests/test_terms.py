@@ -6,7 +6,18 @@ from torch.distributions import Categorical, kl_divergence
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lib.model.likelihood import per_answer, token_nll
-from lib.unlearning.terms import TERMS, Said, Term, answer_nll, from_logits, kl, reads, total
+from lib.unlearning.terms import (
+    NPO_BETA,
+    TERMS,
+    Said,
+    Term,
+    answer_nll,
+    from_logits,
+    kl,
+    npo,
+    reads,
+    total,
+)
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -172,3 +183,35 @@ def test_a_new_term_needs_one_line(monkeypatch):
         Said(random_logits(4, 5), torch.tensor([1, 2, 3, 4]), torch.tensor([0, 0, 1, 1]),
              ("forget", "forget")))
     assert reads(["longest", "retain"]) == {"forget", "retain"}
+
+
+def of_two_answers(logits, original):
+    """An answer of three tokens and one of two, by a model and by the model that it was."""
+    return Said(logits, torch.tensor([1, 2, 3, 4, 0]), torch.tensor([0, 0, 0, 1, 1]),
+                ("forget", "forget"), original)
+
+
+def test_npo_by_hand_is_over_whole_answers_and_begins_at_two_ln_two_by_beta():
+    logits = random_logits(5, 6)
+    assert npo(of_two_answers(logits, logits)).item() == pytest.approx(2 / NPO_BETA * LN2)
+    original = random_logits(5, 6, seed=1)
+    gained = [sum(math.log(logits[t].softmax(-1)[y] / original[t].softmax(-1)[y]) for t, y in one)
+              for one in (((0, 1), (1, 2), (2, 3)), ((3, 4), (4, 0)))]  # log of the ratio, by hand
+    expected = [2 / NPO_BETA * math.log(1 + math.exp(NPO_BETA * ratio)) for ratio in gained]
+    assert npo(of_two_answers(logits, original)).item() == pytest.approx(sum(expected) / 2, 1e-5)
+
+
+def test_npo_s_gradient_is_that_of_gradient_ascent_at_first_and_fades():
+    logits = random_logits(5, 6).requires_grad_()
+    original = logits.detach().clone()
+    said = of_two_answers(logits, original)
+    [of_npo] = torch.autograd.grad(npo(said), logits, retain_graph=True)
+    [of_ascent] = torch.autograd.grad(-(3 * said.each[0] + 2 * said.each[1]) / 2, logits)
+    torch.testing.assert_close(of_npo, of_ascent)
+    unlikely = original.clone()
+    unlikely[torch.arange(5), torch.tensor([1, 2, 3, 4, 0])] -= 100
+    unlikely.requires_grad_()
+    value = npo(of_two_answers(unlikely, original))
+    [faded] = torch.autograd.grad(value, unlikely)
+    assert faded.abs().max() < 1e-6
+    assert value.item() == pytest.approx(0, abs=1e-6)  # a floor that gradient ascent lacks

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from transformers import get_cosine_schedule_with_warmup
 
 from lib.data import dataset
@@ -170,7 +171,7 @@ def test_only_the_row_s_terms_have_a_gradient(llava, world, method, prompt_decou
     row = methods.weights(method, prompt_decouple)
     everything = groups(world.train[:2], REFUSALS,
                         {**dict.fromkeys(loop.WATCHED, 1.0), **row}, np.random.default_rng(0))
-    found = loop.said_of(model, packer, everything, ("kl",))
+    found = loop.said_of(model, packer, everything, (*row, "kl"))
     for term in found.values():
         term.retain_grad()
     terms.total(found, row).backward()
@@ -215,18 +216,22 @@ def test_kl_is_zero_before_the_first_step_and_measures_the_way_from_the_original
     assert loop.said_of(model, packer, rows, ("kl",))["kl"].item() > 1e-3
 
 
-def test_the_kl_of_a_step_is_that_to_a_second_model(llava, world, base_folder):
+@pytest.mark.parametrize("name", [name for name, term in terms.TERMS.items()
+                                  if term.needs_original])
+def test_a_term_that_looks_back_compares_with_a_second_model(llava, world, base_folder, name):
     model, packer = with_lora(llava)
-    rows = groups(world.train[:2], REFUSALS, {"kl": 1.0}, np.random.default_rng(0))
-    kept = [loop.Group(row.image, tuple(e for e in row.examples if e.term == "retain"))
+    term = terms.TERMS[name]
+    rows = groups(world.train[:2], REFUSALS, {name: 1.0}, np.random.default_rng(0))
+    kept = [loop.Group(row.image, tuple(e for e in row.examples if e.term in term.reads))
             for row in rows]
     batch = packer.pack([row for row in kept if row.examples])
     original = loop.answer_logits(load(base_folder)[0], batch)
-    expected = terms.kl(original, loop.answer_logits(model, batch), batch.answers,
-                         len(batch.terms))
-    found = loop.said_of(model, packer, rows, ("kl",))["kl"]
-    assert found.item() > 1e-3
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    now = loop.answer_logits(model, batch)
+    said = terms.Said(now, batch.targets, batch.answers, batch.terms, original)
+    unmoved = terms.Said(original, batch.targets, batch.answers, batch.terms, original)
+    found = loop.said_of(model, packer, rows, (name,))[name]
+    assert abs(found.item() - term.value(unmoved).item()) > 1e-3
+    torch.testing.assert_close(found, term.value(said), rtol=1e-4, atol=1e-6)
 
 
 # What a few real steps do.
@@ -278,6 +283,41 @@ def test_a_term_can_be_trained_alone(llava, world, tmp_path):
     alone = Task({"prompt_decouple": 1.0}, 1, replace(SETTINGS, steps=12))
     model, _, _ = run(llava, world, alone, tmp_path)
     assert nll(model, packer, world, "prompt_decouple") < before
+
+
+def test_npo_stays_finite_where_gradient_ascent_goes_on(world, tmp_path, base_folder):
+    loss = {}
+    for method in ("ga", "npo"):
+        llava = load(base_folder)
+        _, history, _ = run(llava, world, task(method, steps=16), tmp_path / method)
+        loss[method] = [row["npo" if method == "npo" else "loss"] for row in history]
+    assert loss["npo"][0] == pytest.approx(2 / terms.NPO_BETA * np.log(2), rel=1e-3)
+    assert 0 < loss["npo"][-1] < loss["npo"][0]
+    assert loss["ga"][-1] < 0
+
+
+def test_a_run_goes_on_from_the_adapter_of_another(world, tmp_path, base_folder):
+    first, _, _ = run(load(base_folder), world, task("ga", steps=4), tmp_path / "first")
+    first.save_pretrained(tmp_path / "adapter")
+    further = replace(task("po", True, seed=2, steps=4), start=tmp_path / "adapter")
+    second, history, _ = run(load(base_folder), world, further, tmp_path / "second")
+    packer = Packer(*load(base_folder))
+    began = loop.measured(first.train(), packer, loop.step_rows(world, further, 0), further.row,
+                          further)
+    for name, weight in further.row.items():
+        assert history[0][name] == pytest.approx(began[name].item(), rel=1e-5), (name, weight)
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert set(get_peft_model_state_dict(second)) == set(get_peft_model_state_dict(first))
+
+
+def test_an_adapter_of_another_shape_is_not_taken(llava, world, tmp_path):
+    first, _, _ = run(llava, world, task("ga", steps=1), tmp_path / "first")
+    first.save_pretrained(tmp_path / "adapter")
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    stored.pop(min(stored))
+    save_file(stored, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="has other parts than this run trains"):
+        loop.take_adapter(first, tmp_path / "adapter")
 
 
 def test_the_tower_and_the_original_weights_do_not_move(llava, world, tmp_path, base_folder):

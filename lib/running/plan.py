@@ -54,35 +54,58 @@ def sweep_runs(profile: Profile) -> list[Run]:
             for seed in profile.seeds]
 
 
+@dataclass(frozen=True)
+class Reads:
+    """Results that chapters read, and a line of the plan: what `describe` describes for each run.
+
+    `runs(profile)`: None is the original model. What they are made from follows from their `needs`.
+    """
+
+    name: str
+    runs: Callable[[Profile], Sequence[Run | None]]
+    describe: Callable = recipes.results
+
+
+ORIGINAL = Reads(recipes.ORIGINAL, lambda profile: [None])
+WITHOUT = Reads(recipes.WITHOUT, partial(main_runs, prompt_decouple=False))
+WITH = Reads(recipes.WITH, partial(main_runs, prompt_decouple=True))
+SWEEP = Reads(recipes.SWEEP, sweep_runs)
+CHAPTERS = {  # what each reads, beside the dataset; one that is not here reads that alone
+    "00": (ORIGINAL,),
+    "02": (ORIGINAL, WITHOUT, WITH),
+    "03": (ORIGINAL, WITHOUT, WITH),
+    "04": (ORIGINAL, WITHOUT, WITH, SWEEP),
+    "05": (ORIGINAL, WITHOUT, WITH),
+}
+
+
 def steps(profile: Profile, chapters: Sequence[str], jobs: int,
           make_all: Callable = workers.make_all) -> list[Step]:
-    """What these chapters need ("00" to "05"), in order; `jobs` runs go side by side, by an
-    engine's `make_all`."""
+    """What these chapters need, in order; `jobs` runs go side by side, by an engine's
+    `make_all`."""
     if profile.judge == "rules":
         judges.known_answers(RuleJudge())
-    wanted = [name for name, readers in _READERS.items() if set(readers) & set(chapters)]
-    every = {**_prepared(profile, make_all),
-             "original": _step(_of_original, profile, f"{recipes.ORIGINAL}: answers and gate",
-                               profile.run_minutes / 6, make_all),
-             "baselines": _group(profile, recipes.WITHOUT, main_runs(profile, False), jobs,
-                                 make_all),
-             "decoupled": _group(profile, recipes.WITH, main_runs(profile, True), jobs, make_all),
-             "sweep": _group(profile, recipes.SWEEP, sweep_runs(profile), jobs, make_all)}
-    if "specificity" in wanted and profile.benchmarks:
-        every["specificity"] = _benchmarks(profile, jobs, make_all)
-    if profile.judge != "rules":
-        every["judge"] = _gate(profile, [every[name] for name in _JUDGED], make_all)
-    return [every[name] for name in wanted if name in every]
+    wanted = list(dict.fromkeys(reads for chapter in chapters
+                                for reads in CHAPTERS.get(chapter, ())))
+    prepared = _prepared(profile, make_all) if wanted else [_dataset(profile)]
+    original = partial(_step, _of_original, profile, f"{recipes.ORIGINAL}: answers and gate",
+                       profile.run_minutes / 6, make_all)
+    made = [original() if reads is ORIGINAL else _group(profile, reads, jobs, make_all)
+            for reads in wanted]
+    judged = [] if profile.judge == "rules" or not made else [_gate(profile, made, make_all)]
+    if profile.benchmarks and WITH in wanted:
+        made.append(_benchmarks(profile, jobs, make_all))
+    return [prepared[0], *judged, *prepared[1:], *made]
 
 
 def _benchmarks(profile: Profile, jobs: int, make_all: Callable) -> Step:
     """Specificity of the original model and every main run. Raises Missing if it cannot be had."""
     specificity = scale("specificity")
     version = specificity.check(profile)
-    describe = partial(specificity.measured, version=version)
-    measured = [None, *main_runs(profile, False), *main_runs(profile, True)]
-    return _group(profile, f"specificity by {profile.benchmarks}", measured, jobs, make_all,
-                  describe, specificity.minutes(profile))
+    reads = Reads(f"specificity by {profile.benchmarks}",
+                  lambda profile: [None, *main_runs(profile, False), *main_runs(profile, True)],
+                  partial(specificity.measured, version=version))
+    return _group(profile, reads, jobs, make_all, specificity.minutes(profile))
 
 
 def _gate(profile: Profile, judged: Sequence[Step], make_all: Callable) -> Step:
@@ -97,31 +120,21 @@ def _gate(profile: Profile, judged: Sequence[Step], make_all: Callable) -> Step:
     return replace(step, make=make, before=tuple(each.id for each in judged))
 
 
-def _prepared(profile: Profile, make_all: Callable) -> dict[str, Step]:
+def _dataset(profile: Profile) -> Step:
+    if profile.real:
+        return _step(origins.dataset, profile, "dataset: read and checked", 2)
+    return _step(origins.dataset, profile, "dataset", 0.1)
+
+
+def _prepared(profile: Profile, make_all: Callable) -> list[Step]:
     """What comes before the first answer: a world and a model of our own, or what is given."""
     if not profile.real:
-        return {"dataset": _step(origins.dataset, profile, "dataset", 0.1),
-                "base": _step(origins.base, profile, "small LLaVA, from nothing",
-                              profile.base_minutes)}
-    checked = {"dataset": _step(origins.dataset, profile, "dataset: read and checked", 2)}
+        return [_dataset(profile), _step(origins.base, profile, "small LLaVA, from nothing",
+                                         profile.base_minutes)]
     if not profile.runtime.stored_features:
-        return checked
-    return {**checked, "tower": _step(origins.tower, profile, "vision tower's features", 5,
-                                      make_all)}
-
-
-_READERS = {  # step: the chapters that need it
-    "dataset": ("00", "01", "02", "03", "04", "05"),
-    "judge": ("00", "02", "03", "04", "05"),
-    "base": ("00", "02", "03", "04", "05"),
-    "tower": ("00", "02", "03", "04", "05"),
-    "original": ("00", "02", "03", "04", "05"),
-    "baselines": ("02", "03", "04", "05"),
-    "decoupled": ("02", "03", "04", "05"),
-    "sweep": ("04",),
-    "specificity": ("02", "03", "04", "05"),
-}
-_JUDGED = ("original", "baselines", "decoupled", "sweep")
+        return [_dataset(profile)]
+    return [_dataset(profile), _step(origins.tower, profile, "vision tower's features", 5,
+                                     make_all)]
 
 
 def _of_original(profile: Profile) -> tuple[Result, ...]:
@@ -150,17 +163,17 @@ def _step(describe: Callable, profile: Profile, name: str, minutes: float,
                 results=chain)
 
 
-def _group(profile: Profile, name: str, chosen: Sequence[Run | None], jobs: int,
-           make_all: Callable, describe: Callable = recipes.results, minutes: float | None = None
-           ) -> Step:
-    """What `describe` describes for each run (None: the original model), `minutes` each."""
-    chains = [_chain(describe, profile, run) for run in chosen]
+def _group(profile: Profile, reads: Reads, jobs: int, make_all: Callable,
+           minutes: float | None = None) -> Step:
+    """All of the runs, `minutes` each."""
+    chosen = reads.runs(profile)
+    chains = [_chain(reads.describe, profile, run) for run in chosen]
     folders = sorted(chain[-1].folder().name for chain in chains)
     every = tuple(result for chain in chains for result in chain)
     return Step(sha256(" ".join(folders).encode()).hexdigest()[:12],
-                f"{name}: {len(chosen)} runs",
+                f"{reads.name}: {len(chosen)} runs",
                 (minutes or profile.run_minutes) * len(chosen) / jobs, lambda: _all_done(every),
-                lambda report: ensure(profile, chosen, jobs, report, make_all, describe),
+                lambda report: ensure(profile, chosen, jobs, report, make_all, reads.describe),
                 results=every)
 
 

@@ -62,11 +62,14 @@ def adapter(profile: Profile, chosen: Run) -> Result:
 def _adapter(profile: Profile, chosen: Run, at_hand: dict, given: tuple[Result, ...],
              facts: dict) -> Result:
     quirk = {"official_quirks": True} if profile.official_quirks else {}
+    before = adapter(profile, chosen.after) if chosen.after else None
+    after = {"after": before.folder().name} if before else {}
     config = {**origins.identity(profile), "dataset": origins.dataset(profile).folder().name,
               "weights": row(profile, chosen), "seed": chosen.seed,
-              "unlearning": _on(profile.unlearning), **quirk}
-    return Result(profile, "adapter", config, partial(training.train, profile, chosen, at_hand),
-                  given, facts)
+              "unlearning": _on(profile.unlearning), **quirk, **after}
+    return Result(profile, "adapter", config,
+                  partial(training.train, profile, chosen, before, at_hand),
+                  (*given, before) if before else given, facts)
 
 
 def _facts(profile: Profile, chosen: Run | None) -> dict:
@@ -75,7 +78,9 @@ def _facts(profile: Profile, chosen: Run | None) -> dict:
         return {"part": ORIGINAL, "run": ORIGINAL, "method": "vanilla", "prompt_decouple": 0,
                 "seed": profile.pretraining.seed, "weight": 0.0}
     part = WITH if chosen.prompt_decouple else WITHOUT
-    return {"part": part if chosen.prompt_decouple_weight is None else SWEEP, "run": str(chosen),
+    if chosen.after or chosen.prompt_decouple_weight is not None:
+        part = chosen.name if chosen.after else SWEEP
+    return {"part": part, "run": str(chosen),
             "method": chosen.method, "prompt_decouple": int(chosen.prompt_decouple),
             "seed": chosen.seed, "weight": row(profile, chosen).get("prompt_decouple", 0.0)}
 

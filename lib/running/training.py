@@ -1,5 +1,7 @@
 """An unlearning run, from its row of weights to its adapter, and what it says on the way."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +14,7 @@ from lib.evaluation.questions import Question, held_out, questions
 from lib.model.packing import Packer
 from lib.running import origins
 from lib.running.profiles import Profile
-from lib.running.results import Report
+from lib.running.results import Report, Result
 from lib.unlearning import methods
 from lib.unlearning.train import Task, unlearn
 
@@ -21,12 +23,23 @@ PROBE = 64  # questions per probe, at most: half about harmful pictures and half
 
 @dataclass(frozen=True)
 class Run:
-    """One unlearning run; a weight for PD other than the method's own is part of the sweep."""
+    """One unlearning run; a weight for PD other than the method's own is part of the sweep.
+
+    `after`: the run from whose adapter it goes on, instead of from the original model.
+    """
 
     method: str
     prompt_decouple: bool
     seed: int
     prompt_decouple_weight: float | None = None
+    after: Run | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called, without its seed."""
+        weight = "" if self.prompt_decouple_weight is None else f" {self.prompt_decouple_weight:g}"
+        before = "" if self.after is None else f" after {self.after.name}"
+        return f"{methods.run_name(self.method, self.prompt_decouple)}{weight}{before}"
 
     @property
     def row(self) -> dict[str, float]:
@@ -38,8 +51,7 @@ class Run:
         return methods.weights(self.method, self.prompt_decouple, self.prompt_decouple_weight, rows)
 
     def __str__(self) -> str:
-        weight = "" if self.prompt_decouple_weight is None else f" {self.prompt_decouple_weight:g}"
-        return f"{methods.run_name(self.method, self.prompt_decouple)}{weight}, seed {self.seed}"
+        return f"{self.name}, seed {self.seed}"
 
 
 def row(profile: Profile, chosen: Run) -> dict[str, float]:
@@ -47,10 +59,10 @@ def row(profile: Profile, chosen: Run) -> dict[str, float]:
     return chosen.row_of(profile.rows)
 
 
-def task(profile: Profile, chosen: Run) -> Task:
-    """A run, as `unlearn` takes it."""
+def task(profile: Profile, chosen: Run, start: Path | None = None) -> Task:
+    """A run, as `unlearn` takes it; `start`: the adapter from which it goes on."""
     return Task(row(profile, chosen), chosen.seed, profile.unlearning, profile.runtime,
-                profile.official_quirks)
+                profile.official_quirks, start)
 
 
 def packer(profile: Profile, model, processor, seen) -> Packer:
@@ -59,13 +71,18 @@ def packer(profile: Profile, model, processor, seen) -> Packer:
                   end=not profile.official_quirks)
 
 
-def train(profile: Profile, chosen: Run, at_hand: dict, folder: Path, report: Report) -> None:
-    """Write adapter, history and probes into `folder`; the model stays `at_hand` for answers."""
+def train(profile: Profile, chosen: Run, before: Result | None, at_hand: dict, folder: Path,
+          report: Report) -> None:
+    """Write adapter, history and probes into `folder`; the model stays `at_hand` for answers.
+
+    `before`: the result with the adapter from which the run goes on.
+    """
     read, (model, processor) = origins.read_dataset(profile), origins.load(profile)
     seen = origins.tower_features(profile, model, processor)
     probe = partial(_probe, profile, processor, seen, read)
     model, history, probes = unlearn(model, packer(profile, model, processor, seen), read,
-                                     task(profile, chosen), folder / "checkpoint", probe, report)
+                                     task(profile, chosen, before and before.done() / "adapter"),
+                                     folder / "checkpoint", probe, report)
     _save(model, folder / "adapter")
     disk.flush_all(folder / "adapter")
     for name, rows in (("history", history), ("probes", probes)):

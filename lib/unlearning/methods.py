@@ -29,8 +29,9 @@ class Method:
 
 
 # Official code, forget.py:363-500. Adding PD halves GD's retain weight there, and the weight of PD
-# differs by method; `po` is called `idk` there, and its one batch is a token-weighted mean.
-# Okabe and Ito's colours, which stay apart for every common kind of colour blindness.
+# differs by method; `po` is called `idk` there, and its one batch is a token-weighted mean. NPO is
+# not among them: its rows are the term, the retain answers beside it, and PD, each with weight 1.
+# Okabe and Ito's colours, and Tol's wine: they stay apart for every common colour blindness.
 METHODS = {method.key: method for method in (
     Method("ga", "GA", "#D55E00", {"forget": -1.0}, {"forget": -1.0, PD: 0.5}),
     Method("gd", "GD", "#E69F00", {"forget": -1.0, "retain": 1.0},
@@ -39,7 +40,10 @@ METHODS = {method.key: method for method in (
            {"forget": -1.0, "kl": 1.0, PD: 1.0}),
     Method("po", "PO", "#0072B2", {"refusal_and_retain": 1.0},
            {"refusal_and_retain": 1.0, PD: 1.0}),
+    Method("npo", "NPO", "#882255", {"npo": 1.0, "retain": 1.0},
+           {"npo": 1.0, "retain": 1.0, PD: 1.0}, of_paper=False),
 )}
+OF_PAPER = tuple(key for key, method in METHODS.items() if method.of_paper)
 ROWS = ("official", "added")  # "added": PD taken at its word, weight 1, and nothing else changes
 
 

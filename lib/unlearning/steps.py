@@ -48,9 +48,8 @@ def groups(records: Sequence[Record], refusals: Sequence[str], names: Iterable[s
         if harmful:
             found.append(Group(record.image, tuple(harmful)))
         if "prompt_decouple" in kinds:
-            pairs = sets["prompt decouple"][1]
-            safe = _examples("prompt_decouple", [pairs[i] for i in asked])
-            found.append(Group(record.safe_image, tuple(safe)))
+            safe = [sets["prompt decouple"][1][i] for i in asked]
+            found.append(Group(record.safe_image, tuple(_examples("prompt_decouple", safe))))
     return found + [Group(None, tuple(texts[i : i + TEXTS])) for i in range(0, len(texts), TEXTS)]
 
 

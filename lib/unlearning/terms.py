@@ -22,6 +22,8 @@ KINDS = {  # of answers
     "prompt_decouple": "normal answer to the harmful set's query, safe image",
 }
 
+NPO_BETA = 0.1  # as in the paper's experiments
+
 
 @dataclass(frozen=True)
 class Said:
@@ -95,6 +97,17 @@ def token_kl(original: Tensor, current: Tensor) -> Tensor:
                              reduction="none", log_target=True).sum(-1)
 
 
+def npo(said: Said) -> Tensor:
+    """Negative preference optimisation (arXiv 2404.05868, equation 3): nats, a scalar.
+
+    -2 / beta * log sigmoid(-beta * log of the ratio of an answer's likelihoods, now to originally),
+    mean over answers. Its gradient is that of GA, fading as the answer becomes unlikely.
+    """
+    fallen = said.tokens - token_nll(said.original, said.targets)
+    fallen = fallen.new_zeros(len(said.kinds)).index_add(0, said.answers, fallen)  # whole answers
+    return -2 / NPO_BETA * functional.logsigmoid(NPO_BETA * fallen).mean()
+
+
 TERMS = {term.name: term for term in (
     answer_nll("forget"),
     answer_nll("refusal"),
@@ -106,6 +119,8 @@ TERMS = {term.name: term for term in (
     Term("refusal_and_retain", ("refusal", "retain"),
          lambda said: said.tokens[said.of(("refusal", "retain"))].mean(),
          "refusal and retain answers as one batch, every token alike", pools_tokens=True),
+    Term("npo", ("forget",), npo, "harmful answers less likely than originally, within bounds",
+         needs_original=True),
 )}
 
 
@@ -118,10 +133,11 @@ def reads(names: Iterable[str]) -> set[str]:
     return {kind for name in names for kind in TERMS[name].reads}
 
 
-def from_logits(said: Said) -> dict[str, Tensor]:
-    """Every term without `needs_original` of which some answers are there: name -> scalar."""
-    return {name: term.value(said) for name, term in TERMS.items()
-            if not term.needs_original and set(term.reads).intersection(said.kinds)}
+def from_logits(said: Said, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The NLL of each kind of answers that is there, and of the terms of these `names` (None: of
+    all terms) those without `needs_original`: name -> scalar."""
+    return {name: TERMS[name].value(said) for name in dict.fromkeys([*KINDS, *(names or TERMS)])
+            if not TERMS[name].needs_original and set(TERMS[name].reads).intersection(said.kinds)}
 
 
 def total(terms: Mapping[str, Tensor], row: Mapping[str, float]) -> Tensor:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lib.base import checkpoints
@@ -33,13 +35,15 @@ WATCHED = ("forget", "refusal", "retain", "kl", "prompt_decouple")  # by probes,
 
 @dataclass(frozen=True)
 class Task:
-    """What one run is to do: `row` holds the weights of the loss's terms."""
+    """What one run is to do: `row` holds the weights of the loss's terms, `start` is the folder of
+    the adapter from which it goes on, if it does."""
 
     row: Mapping[str, float]
     seed: int
     settings: Unlearning
     runtime: Runtime = CPU
     official_quirks: bool = False
+    start: Path | None = None
 
 
 def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Path,
@@ -76,12 +80,22 @@ def unlearn(model, packer: Packer, dataset: Dataset, task: Task, checkpoint: Pat
 
 
 def prepared(model, task: Task):
-    """The model as a run begins with it: with fresh LoRA, drawn from the run's seed."""
+    """The model as a run begins with it: with LoRA drawn from its seed, or trained before."""
     torch.manual_seed(task.seed)
     model = add_lora(model, task.settings)
+    if task.start is not None:
+        take_adapter(model, task.start)
     if task.runtime.gradient_checkpointing:
         checkpoint_layers(llava(model))
     return model
+
+
+def take_adapter(model, folder: Path) -> None:
+    """Give the model's fresh adapter a trained one's weights; ValueError if they do not fit."""
+    stored = load_file(folder / "adapter_model.safetensors")
+    if get_peft_model_state_dict(model).keys() != stored.keys():
+        raise ValueError(f"The adapter in {folder} has other parts than this run trains.")
+    set_peft_model_state_dict(model, stored)
 
 
 class _Run:
@@ -123,7 +137,6 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.task.settings.clip).item()
         finite.check_numbers({"the gradient's norm": norm}, self._where(), self._advice())
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self._hand_out()
         self.step += 1
         self.check_weights()
@@ -139,10 +152,10 @@ class _Run:
         return f"Step {self.step + 1} of {self.task.settings.steps}, on training records"
 
     def _advice(self) -> str:
-        return (f"The run stops here, and no such step is kept. Try a lower lr than "
-                f"{self.task.settings.lr:g} or a longer warmup (lib/running/profiles.py)"
-                + (", or bfloat16 instead of float16" * (llava(self.model).dtype == torch.float16))
-                + ".")
+        in_float16 = llava(self.model).dtype == torch.float16
+        return ("The run stops here, and no such step is kept. Try"
+                f"{' bfloat16 instead of float16,' * in_float16} a lower lr than "
+                f"{self.task.settings.lr:g} or a longer warmup (lib/running/profiles.py).")
 
     def _take_gradients(self) -> None:
         """Add the model's gradients to those of the float32 copies, where there are copies."""
@@ -180,34 +193,15 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Add a checkpoint to `folder`."""
-        checkpoints.save(
-            folder, self.step, {"history": self.history, "probes": self.probes},
-            weights={name: p.detach().contiguous() for name, p in self.trained.items()},
-            optimizer={f"{name}/{kind}": value for name, p in self.trained.items()
-                       for kind, value in self.optimizer.state[p].items()})
+        checkpoints.save(folder, self.step, {"history": self.history, "probes": self.probes},
+                         self.trained, self.optimizer)
 
     def resume(self, folder: Path) -> None:
         """Go on from the newest checkpoint in `folder` that is whole, if there is one."""
-        for path, state, weights, moments in checkpoints.saved(folder):
-            try:
-                self._take(state, weights, moments)
-                return
-            except checkpoints.DAMAGE as damage:
-                checkpoints.discard(path, damage)
-
-    @torch.no_grad()
-    def _take(self, state: dict, weights: Mapping, moments: Mapping) -> None:
-        step, history, probes = state["step"], state["history"], state["probes"]
-        if weights.keys() != self.trained.keys():  # nothing is changed before all was read
-            raise KeyError("other weights than those that are trained")
-        for name, parameter in self.trained.items():
-            parameter.copy_(weights[name])
-            self.optimizer.state[parameter] = {
-                (kind := key.rpartition("/")[2]):
-                    value if kind == "step" else value.to(parameter.device)
-                for key, value in moments.items() if key.rpartition("/")[0] == name}
-        self._hand_out()
-        self.step, self.history, self.probes = step, history, probes
+        if state := checkpoints.resume(folder, self.trained, self.optimizer):
+            self.step, self.history, self.probes = (
+                state[name] for name in ("step", "history", "probes"))
+            self._hand_out()
 
 
 def step_rows(dataset: Dataset, task: Task, step: int) -> list[Group]:
@@ -242,7 +236,7 @@ def said_of(model, packer: Packer, rows: Sequence[Group], names: Iterable[str],
     """
     batch = packer.pack(rows)
     said = Said(answer_logits(model, batch), batch.targets, batch.answers, batch.terms)
-    found = terms.from_logits(said)
+    found = terms.from_logits(said, names)
     for term in (TERMS[name] for name in names if TERMS[name].needs_original):
         if not set(term.reads).intersection(said.kinds):
             continue
