@@ -34,12 +34,10 @@ CHAPTERS = {
 CELLS = ["""\
 profile_name = "laptop"\
 """, """\
-from lib.figures import claims
 from lib.running import experiments, profiles
 from lib.running.plan import CHAPTERS
 
 profile = profiles.get(profile_name)
-claims.start(profile, "06_after_ga")
 repaired = [run for reads in CHAPTERS["06"] for run in reads.runs(profile)]
 frame = experiments.per_answer(profile, repaired)
 print(sorted(frame.method.unique()), *(str(run) for run in repaired), sep="; ")
@@ -64,7 +62,8 @@ def copy(tmp_path_factory):
         (folder / name).write_text(text, encoding="utf-8")
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
     book.cells[0].metadata["tags"] = ["parameters"]
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    book.metadata |= {"kernelspec": {"name": "python3", "display_name": "Python 3"},
+                      "language_info": {"name": "python"}}
     nbformat.write(book, folder / "notebooks" / "06_after_ga.ipynb")
     run = subprocess.run([sys.executable, "-m", "lib.running.pipeline", "--profile", "smoke"],
                          cwd=folder, capture_output=True, text=True)

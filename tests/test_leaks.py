@@ -12,9 +12,8 @@ from PIL import PngImagePlugin
 
 from lib.data.pictures import open_image
 from lib.figures import gallery
-from lib.running import leaks
 from lib.world.words import REFUSALS
-from tests import real_data
+from tests import leaks, real_data
 
 
 @pytest.fixture(scope="module")
