@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+AUTO_DTYPE = "SAFEERASER_AUTO_DTYPE"  # the variable that says what dtype "auto" is, if it is set
+
 
 @dataclass(frozen=True)
 class Architecture:
