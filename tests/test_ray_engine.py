@@ -145,7 +145,7 @@ def test_each_task_on_a_node_with_gpus_sees_one_of_them(nodes, engine, runs, jou
     on_gpus = ray_engine.Cluster(ray, "this cluster", "cuda")
     assert (on_gpus.slots, on_gpus.summary.split(" on ")[0]) == (2, "one run per GPU")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(ray_engine.AUTO_DTYPE, "")
+        patch.setenv(ray_engine.AUTO_DTYPE, "auto")
         patch.setattr(ray_engine, "_auto_dtype", lambda: "bfloat16")
         on_gpus.agree()
         assert os.environ[ray_engine.AUTO_DTYPE] == "bfloat16"

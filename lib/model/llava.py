@@ -170,16 +170,14 @@ def dtype_of(runtime: Runtime) -> torch.dtype:
 
     Raises Missing if they are bfloat16 and the GPU has none, ValueError for an unknown name.
     """
-    told = os.environ.get(AUTO_DTYPE)  # by an engine whose machines make the runs
-    wanted = told if told and runtime.dtype == "auto" else runtime.dtype
+    wanted = os.environ.get(AUTO_DTYPE, "auto") if runtime.dtype == "auto" else runtime.dtype
     if wanted not in DTYPES:
         raise ValueError(f"There is no dtype {wanted!r}; known: {', '.join(DTYPES)}.")
     cuda = device_of(runtime) == "cuda"
     lacks = cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "bfloat16" and lacks:
         raise Missing(f"The profile asks for bfloat16, and {torch.cuda.get_device_name()} has "
-                      'none: set dtype="auto" in lib/running/profiles.py, which is float32 there '
-                      "and takes twice the memory, or use a newer GPU.")
+                      'none: set dtype="auto" (float32 there: twice the memory) or use another.')
     if wanted == "auto" and lacks:  # float16 could overflow in training
         warnings.warn(f"{torch.cuda.get_device_name()} has no bfloat16: the model is loaded in "
                       "float32, which takes twice the memory.", stacklevel=2)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-AUTO_DTYPE = "SAFEERASER_AUTO_DTYPE"  # the variable that says what dtype "auto" is, if it is set
+AUTO_DTYPE = "SAFEERASER_AUTO_DTYPE"  # set where other machines make the runs: what "auto" is there
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Cluster:
         """
         if "GPU" in self.needs:
             first = next(filter(self._room, self._nodes()))
-            os.environ[AUTO_DTYPE] = self._ask(first, _auto_dtype) or ""
+            os.environ[AUTO_DTYPE] = self._ask(first, _auto_dtype) or "auto"
 
     def make_all(self, pieces: Sequence[Piece], _planned: int, report: Report) -> None:
         """Make those of the pieces that are not there, as many at once as there is room for.
@@ -91,7 +91,7 @@ class Cluster:
 
     def _task(self):
         variables = {"SAFEERASER_RUNS": str(paths.runs_root()),
-                     AUTO_DTYPE: os.environ.get(AUTO_DTYPE, "")}
+                     AUTO_DTYPE: os.environ.get(AUTO_DTYPE, "auto")}
         return self.ray.remote(num_cpus=1, num_gpus=self.needs.count("GPU"), max_retries=RETRIES,
                                runtime_env={"env_vars": variables})(_make)
 

@@ -19,12 +19,10 @@ WEIGHTS = (".safetensors",)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LISTS = (TRAIN, VAL, PROMPT, SPECIFICITY)
 OPTIONS = {"model": "--model", "dataset": "--data", "judge": "--judge local:"}
-AGAIN = "Run this again, and it goes on where it stopped."
 REASONS = {  # what an error of the hub says of itself: what is wrong, and what to do; the first
     r"No space left|os error 28|Disk quota": "the disk is full. Make room, or set HF_HOME.",
     r"PermissionError|Read-only file system":
         "the folder for downloads cannot be written. Set HF_HOME to a folder of your own.",
-    r"OfflineModeIsEnabled": "HF_HUB_OFFLINE is set and it was not fetched before.",
     r"GatedRepo|gated repositor":
         "it is gated. Accept its terms on its page there, then type `hf auth login`.",
     r"DisabledRepo": "the hub has disabled it.",
@@ -35,13 +33,8 @@ REASONS = {  # what an error of the hub says of itself: what is wrong, and what 
         "the proxy cannot be used. Correct or unset HTTPS_PROXY and ALL_PROXY (SOCKS: socksio).",
     r"CERTIFICATE_VERIFY_FAILED|SSLCertVerification":
         "the certificate is not trusted here. Name your authority's file in SSL_CERT_FILE.",
-    r"Timeout": f"it took too long to answer. {AGAIN}",
-    r"Incomplete|RemoteProtocol|ReadError|Consistency check|ChunkedEncoding":
-        f"the download was cut off. {AGAIN}",
     r"ConnectError|ConnectionError|Name or service not known":
         "the hub cannot be reached. Check the network, and HF_ENDPOINT if you have set it.",
-    r"\b429\b": "it asks for fewer requests. Wait for some minutes.",
-    r"\b5\d\d Server Error|\b50\d ": f"it fails for reasons of its own. {AGAIN}",
 }
 LARGE = 1 << 20  # bytes from which a file's digest is kept
 DIGESTS = ".digests"  # of large files, in the runs folder
@@ -104,15 +97,16 @@ def _local(source: str | Path, kind: str, endings: tuple[str, ...]) -> Path:
 
 def _why(error: BaseException | None, source: str) -> str:
     """Why the hub gave nothing, and what to do, by the names and words of an error's causes."""
-    words, last = [], error
+    words = []
     while error is not None:
+        last = error
         kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
         words.append(f"{kinds}: {error}".replace(source, ""))
         error = error.__cause__ or error.__context__
     said = "\n".join(words)
     first = str(last).strip().partition("\n")[0][:200]
     return next((advice for signs, advice in REASONS.items() if re.search(signs, said)),
-                f"{type(last).__name__}: {first}. Check the name and the network.")
+                f"{type(last).__name__}: {first}. Run this again, and it goes on where it stopped.")
 
 
 def _hash(root: Path, counted: Iterable[Path]) -> str:
