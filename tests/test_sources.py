@@ -47,7 +47,7 @@ def test_what_is_neither_folder_nor_hub_name_is_refused_with_its_option(source, 
 
 def test_a_hub_name_that_cannot_be_fetched_is_explained(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(Missing, match=r"nobody/nothing.*give a local folder with --data"):
+    with pytest.raises(Missing, match=r"nobody/nothing.*HF_HUB_OFFLINE is set.*folder with --data"):
         sources.folder("nobody/nothing-of-this-name", "dataset")
 
 

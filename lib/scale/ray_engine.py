@@ -101,7 +101,7 @@ class Cluster:
         needed = environment.needed()
         new = [node for node in self._nodes()
                if self._room(node) and node["NodeID"] not in asked]
-        asked |= {node["NodeID"] for node in new}
+        asked.update(node["NodeID"] for node in new)
         with ThreadPoolExecutor() as pool:
             answers = list(pool.map(lambda node: self._ask(node, _lacking, needed, folders, desk),
                                     new))

@@ -23,6 +23,7 @@ REASONS = {  # what an error of the hub says of itself: what is wrong, and what 
     r"No space left|os error 28|Disk quota": "the disk is full. Make room, or set HF_HOME.",
     r"PermissionError|Read-only file system":
         "the folder for downloads cannot be written. Set HF_HOME to a folder of your own.",
+    r"OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, and it was not fetched before.",
     r"GatedRepo|gated repositor":
         "it is gated. Accept its terms on its page there, then type `hf auth login`.",
     r"DisabledRepo": "the hub has disabled it.",
