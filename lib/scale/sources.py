@@ -121,8 +121,8 @@ def _hash(root: Path, counted: Iterable[Path]) -> str:
 def _digest(path: Path) -> str:
     """A file's sha256; a large one is read once, and known by its place, size and time then."""
     seen = path.stat()
-    key = f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns}"
-    known = paths.runs_root() / DIGESTS / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    key = hashlib.sha256(f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns}".encode())
+    known = paths.runs_root() / DIGESTS / key.hexdigest()
     if seen.st_size >= LARGE and known.exists():
         return files.read_json(known)
     with path.open("rb") as file:
