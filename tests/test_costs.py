@@ -1,27 +1,23 @@
-"""`lib/scale/costs.py`."""
+"""`lib/scale/costs.py`; the measurement by its real path, for a tiny model on a CPU."""
 
 import re
 import shlex
-import shutil
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from lib.base import runs
 from lib.evaluation.evaluate import questions
-from lib.model import llava as models
-from lib.model.merged import DTYPE
+from lib.model import generate
 from lib.running import experiments, memory, options, origins, pipeline
 from lib.running.profiles import LLAVA_7B, PROFILES
-from lib.scale import costs, features, measurement
+from lib.scale import costs
+from lib.scale.costs import QUESTIONS, STEPS
+from lib.unlearning import train
 
 CHAPTERS = ["00", "01", "02", "03", "04", "05"]
-TAKEN = {"tower_seconds": 0.5, "training_seconds": 2.0, "answering_seconds": 0.25,
-         "tower_bytes": 1e9, "training_bytes": 3e9, "answering_bytes": 2e9}
+TAKEN = {"step_seconds": 2.0, "answer_seconds": 0.25, "peak_bytes": 3 * 2**30}
 
 
 @pytest.fixture(autouse=True)
@@ -35,55 +31,56 @@ def _own_folder(tmp_path, monkeypatch):
 def on_a_gpu(monkeypatch):
     """A GPU's name, and what is measured there; how often it is is counted."""
     made = []
-    monkeypatch.setattr(measurement, "gpu", lambda: "Abacus 9000")
-    monkeypatch.setattr(measurement, "_measure", lambda *_: made.append(1) or TAKEN)
+    monkeypatch.setattr(costs, "gpu", lambda: "Abacus 9000")
+    monkeypatch.setattr(costs, "_measure", lambda *_: made.append(1) or TAKEN)
     return made
 
 
 # The plan, counted.
 
 
-def test_the_data_are_counted_as_a_run_reads_them(tiny_real):
+def test_the_counts_are_those_of_the_data_as_a_run_reads_them(tiny_real):
     read = origins.checked(tiny_real)
     asked = questions(read, None)
-    harmful = sum(question.set == "harmful" for question in asked)
-    found = costs.counted(replace(tiny_real, judge="server:any"))
-    assert found == {"train": len(read.train), "records": len(read.train) + len(read.val),
-                     "pairs": 14 * 14, "pictures": len(features.pictures(read)),
-                     "answers": len(asked) + harmful, "judged": len(asked) + harmful,
-                     "assumed": False}
+    answers = len(asked) + sum(question.set == "harmful" for question in asked)
+    table, said = costs._table(tiny_real, read)
+    steps = tiny_real.unlearning.steps_for(len(read.train))
+    assert table.loc["unlearning with PD: 4 runs"].tolist() == [4 * steps, 4 * answers]
+    assert table.loc["original model: answers and gate"].tolist() == [0, answers]
+    assert said == (f"14 records, 24 pictures; {answers} answers of each model, 0 of them for a "
+                    "judge")
+    few = replace(tiny_real, evaluation=replace(tiny_real.evaluation, train_records=0))
+    assert costs._table(few, read)[0]["answers"].sum() < table["answers"].sum()
 
 
-@pytest.mark.parametrize(("judge", "judged"), [
-    ("rules", 0), ("server:any", 24), ("guard:any+rules", 16), ("guard:any+server:other", 24)])
-def test_answers_are_for_a_judge_where_a_model_reads_them(judge, judged):
-    found = costs.counted(replace(LLAVA_7B, judge=judge))
-    assert found["judged"] == judged * 2400
-
-
-@pytest.mark.parametrize("data", [None, "somebody/data"])
-def test_without_data_the_paper_s_numbers_are_assumed(data):
-    found = costs.counted(replace(LLAVA_7B, data=data))
-    assert found["assumed"]
-    assert (found["records"] * 12, found["pictures"]) == (found["pairs"], 3000) == (28_800, 3000)
-    assert found["answers"] == 2400 * (12 + 4 * 3)
-    assert "assumed" in str(costs.expected(LLAVA_7B, "h100"))
-
-
-def test_few_train_records_of_each_category_give_few_answers():
-    few = replace(LLAVA_7B, evaluation=replace(LLAVA_7B.evaluation, train_records=8))
-    assert costs.counted(few)["answers"] == (600 + 6 * 8) * 24
-
-
-def test_a_file_that_cannot_be_read_stops_no_plan(tmp_path):
-    (tmp_path / "all_train.json").write_text('[{"image_id": "a.j')
-    assert costs.counted(replace(LLAVA_7B, data=str(tmp_path)))["assumed"]
+@pytest.mark.parametrize(("judge", "kinds"), [
+    ("rules", ()), ("server:any", ("harmful", "safe", "retain", "specificity", "neighbour")),
+    ("guard:any+rules", ("harmful",))])
+def test_answers_are_for_a_judge_where_a_model_reads_them(tiny_real, judge, kinds):
+    read = origins.checked(tiny_real)
+    judged = sum((1 + tiny_real.evaluation.samples if q.set == "harmful" else 1)
+                 for q in questions(read, None) if q.set in kinds)
+    assert f", {judged:,} of them" in costs._table(replace(tiny_real, judge=judge), read)[1]
 
 
 def test_the_table_s_steps_are_those_of_the_plan(tiny_real, on_a_gpu):
     found = costs.expected(tiny_real, measure=True).hours()
     steps = {step.name for step in experiments.steps(tiny_real, CHAPTERS, 1)}
-    assert found.keys() == steps - {"dataset: read and checked"}
+    assert steps - found.keys() == {"dataset: read and checked", "vision tower's features"}
+    assert not found.keys() - steps
+
+
+@pytest.mark.parametrize("data", [None, "somebody/data"])
+def test_without_data_it_asks_for_them(data):
+    found = costs.expected(replace(LLAVA_7B, data=data), "h100")
+    assert "once --data gives the data" in found.text
+    assert "H100 SXM" in found.text
+    assert found.hours() == {}
+
+
+def test_a_file_that_cannot_be_read_stops_no_plan(tmp_path):
+    (tmp_path / "all_train.json").write_text('[{"image_id": "a.j')
+    assert "once --data" in costs.expected(replace(LLAVA_7B, data=str(tmp_path))).text
 
 
 # Measured.
@@ -91,14 +88,12 @@ def test_the_table_s_steps_are_those_of_the_plan(tiny_real, on_a_gpu):
 
 def test_hours_are_measured_seconds_times_the_counts(tiny_real, on_a_gpu):
     found = costs.expected(tiny_real, measure=True)
-    answers, steps = costs.counted(tiny_real)["answers"], 3  # one epoch of six records, two a step
-    assert found.hours()["original model: answers and gate"] == pytest.approx(answers / 4 / 3600)
-    assert found.hours()["unlearning with PD: 4 runs"] == pytest.approx(
-        4 * (steps * 2 + answers / 4) / 3600)
-    assert sum(found.hours().values()) == pytest.approx(found.table.hours.sum())
-    assert found.hours(slots=2)["unlearning with PD: 4 runs"] == pytest.approx(
-        found.hours()["unlearning with PD: 4 runs"] / 2)
-    assert found.table["GPU GiB"].max() == pytest.approx(3e9 / costs.GIB)
+    table, _ = costs._table(tiny_real, origins.checked(tiny_real))
+    for name, row in table.iterrows():
+        assert found.hours()[name] == pytest.approx((row.steps * 2 + row.answers / 4) / 3600)
+    with_pd = "unlearning with PD: 4 runs"
+    assert found.hours(slots=2)[with_pd] == pytest.approx(found.hours()[with_pd] / 2)
+    assert "3.0 GiB were taken" in found.text
 
 
 def test_it_is_measured_once_and_its_cost_is_said_first(tiny_real, on_a_gpu, capsys):
@@ -107,8 +102,8 @@ def test_it_is_measured_once_and_its_cost_is_said_first(tiny_real, on_a_gpu, cap
     assert "about a minute" in capsys.readouterr().out
     second = costs.expected(tiny_real, measure=True)
     assert capsys.readouterr().out == ""
-    assert (len(on_a_gpu), str(second)) == (1, str(first))
-    assert "Measured on Abacus 9000" in str(first)
+    assert (len(on_a_gpu), second.text) == (1, first.text)
+    assert "Measured on Abacus 9000" in first.text
     assert costs.expected(tiny_real).hours() == first.hours(), "a run takes what is there"
 
 
@@ -116,82 +111,74 @@ def test_a_gpu_with_too_little_memory_is_advised(tiny_real, on_a_gpu, monkeypatc
     def too_large(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(measurement, "_measure", too_large)
+    monkeypatch.setattr(costs, "_measure", too_large)
     found = costs.expected(tiny_real, measure=True)
     assert found.hours() == {}
-    assert memory.advice(tiny_real) in str(found)
+    assert memory.advice(tiny_real) in found.text
 
 
 def test_what_hours_need_is_said(tiny_real, monkeypatch):
     if not torch.cuda.is_available():
-        assert "there is no GPU. --gpu NAME" in str(costs.expected(tiny_real))
-    monkeypatch.setattr(measurement, "gpu", lambda: "Abacus 9000")
-    assert "--data gives" in str(costs.expected(replace(tiny_real, data=None)))
-    assert "llava-1.5-7b-hf has not been downloaded" in str(
-        costs.expected(replace(tiny_real, model=LLAVA_7B.model)))
+        assert "no GPU here" in costs.expected(tiny_real).text
+        assert costs.expected(tiny_real, measure=True).text.count("\n| `") == 12
+    monkeypatch.setattr(costs, "gpu", lambda: "Abacus 9000")
+    assert "once --data gives the data" in costs.expected(replace(tiny_real, data=None)).text
+    assert "once llava-hf/llava-1.5-7b-hf has been downloaded" in costs.expected(
+        replace(tiny_real, model=LLAVA_7B.model)).text
 
 
-def test_the_benchmarks_are_asked_of_the_original_and_of_the_main_runs(tiny_real, on_a_gpu):
-    asking = replace(tiny_real, benchmarks="POPE,MM-Vet")
-    row = costs.expected(asking, measure=True).table.loc["specificity by POPE,MM-Vet: 9 runs"]
-    assert row["count"].item() == 9_218 * (1 + 2 * len(experiments.main_runs(asking, True)))
-    assert row.hours.item() > 0
+@pytest.fixture
+def calls(monkeypatch):
+    """What is made meanwhile: the losses' weights of each step, and how many are asked at once."""
+    steps, asked = [], []
+    collect, answer = train._Run.collect, generate.answer
+
+    def counted(run, *details):
+        steps.append(dict(run.task.row))
+        return collect(run, *details)
+
+    def said(*details, queries, settings):
+        asked.append(len(queries))
+        return answer(*details, queries, settings)
+
+    monkeypatch.setattr(train._Run, "collect", counted)
+    monkeypatch.setattr(generate, "answer", said)
+    return steps, asked
 
 
-# The disk.
+@pytest.mark.parametrize("batch", [4, 40])
+def test_steps_and_answers_are_timed_after_one_that_is_not(tiny_real, calls, batch):
+    steps, asked = calls
+    filled = replace(tiny_real, evaluation=replace(tiny_real.evaluation, batch=batch))
+    folder = costs.measurement(filled).make()
+    found = runs.read_json(folder / "metrics.json")
+    assert found.keys() == TAKEN.keys()
+    assert min(found["step_seconds"], found["answer_seconds"]) > 0
+    assert len(steps) == STEPS + 1
+    assert {tuple(sorted(row)) for row in steps} == {("forget", "kl", "prompt_decouple")}, (
+        "the dearest loss has PD and asks the original model")
+    assert asked == [1, max(batch, QUESTIONS)], "a run's batch is filled"
+    assert [path.name for path in folder.parent.glob("*-*")] == [folder.name], "nothing is left"
+    assert folder.name not in {step.id for step in experiments.steps(tiny_real, ["00", "04"], 1)}
 
 
-def test_sizes_are_those_of_real_modules_and_files(tiny_real, tmp_path):
-    model, processor = models.load(Path(tiny_real.model))
-    found = costs._sizes(tiny_real, elsewhere=False)
-    assert found["picture"] == features.size(model, processor, 1)
-    assert found["merged"] == model.num_parameters() * getattr(torch, DTYPE).itemsize
-    assert found["weights"] == pytest.approx(2 * model.num_parameters(), rel=0.01), "float16"
-    adapted = models.add_lora(model, tiny_real.unlearning)
-    adapted.save_pretrained(tmp_path / "adapter")
-    written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert found["adapter"] == sum(tensor.nbytes for tensor in written.values())
-    assert found["checkpoint"] == 6 * found["adapter"], "float32, two moments, twice"
+def test_another_gpu_setting_or_model_is_measured_anew(tiny_real, official, monkeypatch):
+    runtime = replace(tiny_real.runtime, micro_batch=1)
+    names = {costs.measurement(profile).folder().name for profile in (
+        tiny_real, replace(tiny_real, runtime=runtime), replace(tiny_real, model=str(official[0])),
+        replace(tiny_real, data=str(official[1])), replace(tiny_real, official_quirks=True))}
+    monkeypatch.setattr(costs, "gpu", lambda: "another")
+    assert len(names | {costs.measurement(tiny_real).folder().name}) == 6
 
 
-def test_on_another_machine_s_gpu_numbers_take_half_the_room(tiny_real):
-    here, there = (costs._sizes(tiny_real, elsewhere) for elsewhere in (False, True))
-    if not torch.cuda.is_available():
-        assert here["picture"] == 2 * there["picture"]
-
-
-def test_too_little_disk_is_told_with_the_number_that_is_needed(tiny_real, monkeypatch, tmp_path):
-    needed = costs.expected(tiny_real).table["disk GiB"].sum()
-    free = SimpleNamespace(free=needed * costs.GIB * 0.9)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
-    said = costs.expected(tiny_real).short
-    assert re.search(r"Too little disk: .* GiB are needed in .*runs, .*SAFEERASER_RUNS", said)
-    taken = tmp_path / "runs" / tiny_real.name / "tower-1" / "tower.safetensors"
-    taken.parent.mkdir(parents=True)
-    taken.write_bytes(bytes(int(needed * costs.GIB * 0.2)))
-    assert costs.expected(tiny_real).short == "", "what is there already needs no room"
-
-
-def test_what_does_not_fit_does_not_start(tiny_real, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
-    given = ["--profile", "llava-7b", "--model", tiny_real.model, "--data", tiny_real.data]
-    assert pipeline.main(given) == 2
-    said = capsys.readouterr()
-    assert "Too little disk" in said.out
-    assert "Nothing was begun" in said.err
-    assert not (tmp_path / "runs").exists()
-
-
-# Other machines.
+# Other machines, and the command.
 
 
 def test_the_table_of_the_docs_has_the_real_profiles_and_every_gpu_once():
     text = costs.TABLE.read_text(encoding="utf-8")
     real = [profile.name for profile in PROFILES.values() if profile.real]
     assert f"| `--gpu` | GPU | GiB | {' | '.join(real)} |" in text
-    rows = pd.DataFrame(costs._rows())
-    assert len(rows) == len(re.findall(r"^\| `[a-z]", text, re.MULTILINE)) == 12
-    assert rows[0].map(costs._plain).is_unique
+    assert len(costs.ROW.findall(text)) == len(set(costs.ROW.findall(text))) == 12
     assert "commit 99d5bc3" in text
     assert "not measured" in text
 
@@ -205,24 +192,16 @@ def test_every_command_of_the_docs_is_one_that_is_there():
 
 
 @pytest.mark.parametrize(("name", "shown"), [
-    ("h100", "H100 SXM (79 GiB)"), ("H100", "H100 SXM"), ("a100-80gb", "A100 80 GB"),
-    ("A100 40", "A100 40 GB"), ("rtx4090", "RTX 4090"), ("L40s", "L40S")])
+    ("H100", ["H100 SXM", "H100 PCIe"]), ("a100-80gb", ["A100 80 GB"]),
+    ("A100 40", ["A100 40 GB | 39 | 93 | 262"]), ("rtx4090", ["RTX 4090"])])
 def test_a_gpu_s_name_may_be_written_in_any_way(name, shown):
-    assert shown in costs.known(name)
+    assert costs.known(name).count("| `") == len(shown)
+    assert all(each in costs.known(name) for each in shown)
 
 
-@pytest.mark.parametrize("name", ["a100", "tpu", "abacus"])
-def test_an_unknown_gpu_lists_the_known_ones(name, capsys):
-    assert pipeline.main(["--profile", "llava-7b", "--list", "--gpu", name]) == 2
+def test_an_unknown_gpu_lists_the_known_ones(capsys):
+    assert pipeline.main(["--profile", "llava-7b", "--list", "--gpu", "abacus"]) == 2
     assert re.search(r"known: b200, h200, h100, .*rtx-3090", capsys.readouterr().err)
-
-
-def test_a_plan_without_data_has_the_counts_and_asks_for_them(capsys):
-    assert pipeline.main(["--profile", "llava-7b", "--list", "--gpu", "a100-40"]) == 0
-    shown = capsys.readouterr().out
-    assert "A100 40 GB (39 GiB)" in shown
-    assert "93 (llava-7b), 262 (llava-13b)" in shown
-    assert "--data" in shown
 
 
 def test_a_look_at_the_plan_measures_and_has_its_minutes(tiny_real, on_a_gpu, capsys):
@@ -232,6 +211,8 @@ def test_a_look_at_the_plan_measures_and_has_its_minutes(tiny_real, on_a_gpu, ca
     assert shown.index("about a minute") < shown.index("Measured on Abacus 9000")
     assert "as long as it takes" not in shown
     assert len(on_a_gpu) == 1
+    assert pipeline.main(["--profile", "llava-7b", "--list", "--gpu", "a100-40"]) == 0
+    assert "| A100 40 GB | 39 | 93 | 262 |" in capsys.readouterr().out, "without data, too"
 
 
 def test_a_look_at_the_plan_names_what_is_wrong_with_the_data(tmp_path, capsys):

@@ -1,5 +1,4 @@
 import shutil
-from collections import namedtuple
 
 import pytest
 import torch
@@ -43,11 +42,11 @@ def test_every_picture_of_the_dataset_is_there_once(data):
     assert {record.safe_image for record in data.val} <= set(shown)
 
 
-def test_the_file_is_an_ordinary_safetensors_file_of_the_promised_size(official, data, tmp_path):
-    _, _, llava = stored(official, data, tmp_path, count=5)
-    file = tmp_path / features.FILE
-    assert load_file(file)["features"].shape == (5, 576, 32)
-    assert 0 < file.stat().st_size - features.size(*llava, 5) < 2000, "a header and nothing else"
+def test_the_files_are_ordinary_safetensors_files(official, data, tmp_path):
+    stored(official, data, tmp_path, count=5)
+    files = sorted((tmp_path / features.FILE).iterdir())
+    assert [len(load_file(file)) for file in files] == [4, 1]
+    assert load_file(files[1]).popitem()[1].shape == (576, 32)
 
 
 def test_stored_pictures_are_not_opened_again(official, data, tmp_path):
@@ -73,15 +72,6 @@ def test_a_packer_takes_them(official, data, tmp_path):
     assert torch.equal(batch.features[0], kept(data.train[0].image))
 
 
-def test_a_full_disk_is_noticed_before_any_work(official, data, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "free")(1000)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(OSError, match=r"24 pictures take .* GB, and .* has 0.0 GB left"):
-        features.write(tmp_path / features.FILE, *model.load(official[0]),
-                       features.pictures(data), data.root)
-    assert not (tmp_path / features.FILE).exists()
-
-
 def test_a_tower_that_sees_nan_is_said_with_the_picture(tiny_real, tmp_path):
     data, llava = dataset.read(tiny_real.data), model.load(tiny_real.model)
     llava[0].model.vision_tower.embeddings.class_embedding.data[0] = float("nan")
@@ -92,7 +82,7 @@ def test_a_tower_that_sees_nan_is_said_with_the_picture(tiny_real, tmp_path):
         features.write(tmp_path / features.FILE, *llava, images, data.root)
 
 
-def test_the_file_has_room_for_several_layers_side_by_side(tiny_real, tmp_path):
+def test_there_is_room_for_several_layers_side_by_side(tiny_real, tmp_path):
     data, llava = dataset.read(tiny_real.data), model.load(tiny_real.model)
     llava[0].config.vision_feature_layer = [-2, -1]
     images = features.pictures(data)[:2]

@@ -12,7 +12,15 @@ import pytest
 
 from lib.base import provenance
 from lib.base.paths import ROOT
-from lib.base.runs import Store, read_json, read_jsonl, write_csv, write_json, write_jsonl
+from lib.base.runs import (
+    Store,
+    claimed,
+    read_json,
+    read_jsonl,
+    write_csv,
+    write_json,
+    write_jsonl,
+)
 
 
 @pytest.fixture
@@ -334,3 +342,18 @@ def test_a_cut_off_row_is_named_by_file_and_line(tmp_path):
     (tmp_path / "answers.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a"')
     with pytest.raises(ValueError, match=r"answers\.jsonl, line 3 is not JSON"):
         read_jsonl(tmp_path / "answers.jsonl")
+
+
+def test_a_claim_keeps_others_away_until_it_ends(tmp_path):
+    x, y = tmp_path / "x", tmp_path / "y"
+    with claimed(x) as first, claimed(x) as second, claimed(y) as other:
+        assert (first, second, other) == (True, False, True)
+    with claimed(tmp_path / "x") as again:
+        assert again
+
+
+def test_a_result_can_be_made_while_it_is_claimed(tmp_path):
+    store = Store(tmp_path)
+    with claimed(store.folder("x", {})):
+        store.make("x", {}, lambda folder: {})
+    assert store.is_done("x", {})

@@ -32,7 +32,8 @@ def make(name: str, tag: str, journal: Path, pause: float, report) -> None:
 def _build(name: str, journal: Path, pause: float, report, folder: Path) -> dict:
     word = (store().folder("input", {}) / "word.txt").read_text()
     killable_steps.build(folder, name, journal, pause, report)
-    return {"word": word, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return {"word": word, "gpu": gpu, "parent": os.getppid()}  # of a Ray's worker: its node
 
 
 def fail(report) -> None:

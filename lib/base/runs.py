@@ -88,26 +88,6 @@ class Store:
             _remove(final)
             shutil.rmtree(final.with_name(f"{final.name}.partial"), ignore_errors=True)
 
-    def adopt(self, name: str, fill: Callable[[Path], None]) -> Path:
-        """Return the folder of a result that was made in another store, whole or not at all.
-
-        `fill(folder)` copies it there if it is missing or damaged here. Raises ValueError if what
-        it copied is not as its manifest says.
-        """
-        final, incoming = self.root / name, self.root / f"{name}.incoming"
-        with disk.locked(self.root / disk.LOCKS / name):
-            if _damage(final):
-                _discard_damaged(final)
-                shutil.rmtree(incoming, ignore_errors=True)  # of a process that was killed
-                incoming.mkdir(parents=True)
-                fill(incoming)
-                if damage := _damage(incoming):
-                    raise ValueError(f"{name} arrived damaged: {damage}. Run this again.")
-                disk.flush_all(incoming)
-                _publish(incoming, final)
-                shutil.rmtree(final.with_name(f"{name}.partial"), ignore_errors=True)
-        return final
-
 
 def is_whole(folder: Path) -> bool:
     """Tell whether a finished result is there with every file as it was written."""

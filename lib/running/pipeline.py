@@ -159,12 +159,8 @@ def _expected(chosen):
         return None
     if wrong := unusable(chosen.profile, chosen.list):
         raise RefusedError("\n".join(wrong))
-    if not chosen.list:
-        scale("sources").identity(chosen.profile.model)  # brings its config: what the disk needs
     expected = scale("costs").expected(chosen.profile, chosen.gpu, measure=chosen.list)
-    print(expected, flush=True)
-    if expected.short and not chosen.list:
-        raise RefusedError("Nothing was begun.")
+    print(expected.text, flush=True)
     return expected
 
 

@@ -58,22 +58,21 @@ def deviation(head_size: int, device: torch.device, dtype: torch.dtype) -> float
     places = torch.arange(segments.shape[1], device=device)
     dense = blocks.mask_mod(0, 0, places[:, None], places[None])
     draw = torch.Generator(device).manual_seed(0)
-    sizes = (4, 1, 2, segments.shape[1], head_size)
-    *states, weights = torch.randn(sizes, generator=draw, device=device, dtype=torch.float32)
-    wanted = _with_gradients(states, weights, torch.float32, lambda q, k, v: (
+    sizes = (3, 1, 2, segments.shape[1], head_size)  # query, key and value
+    states = torch.randn(sizes, generator=draw, device=device, dtype=torch.float32)
+    wanted = _with_gradients(states, lambda q, k, v: (
         F.scaled_dot_product_attention(q, k, v, attn_mask=dense)))
-    found = _with_gradients(states, weights, dtype, lambda q, k, v: (
+    found = _with_gradients(states.to(dtype), lambda q, k, v: (
         attend(None, q, k, v, blocks)[0].transpose(1, 2)))
     return max(((a.float() - b).norm() / b.norm()).item() if a.isfinite().all() else math.inf
                for a, b in zip(found, wanted, strict=True))
 
 
-def _with_gradients(states, weights: Tensor, dtype: torch.dtype, attention) -> list[Tensor]:
-    """The output of `attention` on query, key and value, and the gradients of its weighted sum."""
-    leaves = [state.to(dtype).requires_grad_() for state in states]
-    with torch.enable_grad():
-        output = attention(*leaves)
-        return [output.detach(), *torch.autograd.grad(output, leaves, weights.to(dtype))]
+def _with_gradients(states: Tensor, attention) -> list[Tensor]:
+    """The output of `attention` on query, key and value, and the gradients of its squares' sum."""
+    leaves = states.requires_grad_().unbind()
+    output = attention(*leaves)
+    return [output.detach(), *torch.autograd.grad(output.float().square().sum(), leaves)]
 
 
 def block_mask(segments: Tensor, documents: Tensor) -> BlockMask:

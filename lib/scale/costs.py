@@ -1,66 +1,55 @@
 """What a real profile costs: its plan counted, times a few steps and answers measured on this GPU.
 
-Nothing is fetched for it. Without data the paper's numbers are assumed; without the model nothing
-is said of the disk; without a GPU nothing of hours, but for what docs/full-scale.md knows.
+The steps and answers are those of a run: the same data, settings and code, with the dearest of the
+losses. Nothing is fetched for it. Where nothing can be measured it says what docs/full-scale.md
+knows of other machines.
 """
 
 import re
-import shutil
+import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import cycle, islice
 from math import nan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lib.base import paths, runs
 from lib.base.missing import Missing
+from lib.data.dataset import Dataset
 from lib.evaluation import evaluate
 from lib.model import check as model_check
-from lib.model import llava as models
-from lib.model.merged import DTYPE
-from lib.model.prompts import read_processor
-from lib.running import experiments, memory, origins
+from lib.model import generate
+from lib.model.merged import merge_if_exact
+from lib.model.packing import Features
+from lib.running import experiments, memory, origins, recipes, training
 from lib.running.profiles import Profile
-from lib.scale import features, harness, measurement, specificity
+from lib.running.results import Report, Result
+from lib.scale import features, sources
+from lib.unlearning.terms import TERMS
+from lib.unlearning.train import step_rows, unlearn
 
-GIB = 2**30
-ASSUMED = {"train": 1800, "records": 2400, "pairs": 28_800, "pictures": 3000}  # the paper's
-PER_RECORD = {"harmful": 4, "safe": 4, "retain": 4}  # questions of the evaluation, of these
-ANSWER = 1500  # bytes of an answer in answers.jsonl, with its question
-CHECKPOINT = 2 * 12  # bytes of a trained parameter: float32 with AdamW's two moments, old and new
+STEPS, QUESTIONS = 3, 16  # that are timed, after one step and one answer that are not
 TABLE = paths.ROOT / "docs" / "full-scale.md"
-ROW = re.compile(r"^\| `(\S+)` \| ([^|]+) \| (\d+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([a-z]\S*)` \|.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """A row per part of the plan, by its step and what is counted: count, hours, GPU GiB, disk GiB.
+    """What a plan costs, in words, and the hours of its parts; of none that are not measured."""
 
-    NaN: not known here. `remarks` are about all of it, `short` is about a disk that is too small.
-    """
-
-    title: str
-    table: pd.DataFrame
-    remarks: list[str]
-    short: str
+    text: str
+    alone: dict[str, float]
 
     def hours(self, slots: int = 1) -> dict[str, float]:
-        """Hours of the plan's steps by their names, so many runs at once; none if not measured."""
-        found = self.table.hours.groupby("step", sort=False).sum(min_count=1).dropna()
-        return {step: hours / (slots if "runs" in step else 1) for step, hours in found.items()}
-
-    def __str__(self) -> str:
-        whole = self.table.sum(skipna=False).rename(("in all", "")).to_frame().T
-        whole["GPU GiB"] = self.table["GPU GiB"].max()  # a peak
-        counted_ = self.table.assign(count=self.table["count"].map("{:,}".format))
-        shown = pd.concat([counted_, whole.assign(count="")])
-        table = shown.to_string(na_rep="?", float_format="{:.1f}".format)
-        return "\n".join([self.title, table, *filter(None, [*self.remarks, self.short])])
+        """Hours of the plan's steps by their names, so many runs at once."""
+        return {name: hours / (slots if "runs" in name else 1)
+                for name, hours in self.alone.items()}
 
 
 def expected(profile: Profile, gpu: str | None = None, measure: bool = False) -> Costs:
@@ -68,116 +57,44 @@ def expected(profile: Profile, gpu: str | None = None, measure: bool = False) ->
 
     Measures, where it can and has not yet, only if told to. ValueError for an unknown `gpu`.
     """
-    counts, sizes = counted(profile), _sizes(profile, bool(gpu))
-    why = known(gpu) if gpu else _unmeasurable(profile)
-    found, remark = ({}, why) if why else _measured(profile, measure)
-    table = _table(profile, counts, found, sizes)
-    disk = (f"The model's own files take {sizes['weights'] / GIB:.1f} GiB more." if sizes else
-            "What is needed on the disk can be told once the model is here.")
-    return Costs(_title(profile, counts), table, [remark, disk],
-                 _short(profile, table["disk GiB"].sum(skipna=False)))
+    read = _dataset(profile)
+    found, said = ({}, known(gpu)) if gpu else _seconds(profile, read, measure)
+    if read is None:
+        return Costs(f"What {profile.name} takes can be counted once --data gives the data. {said}",
+                     {})
+    table, counts = _table(profile, read)
+    step, answer = (found.get(name, nan) / 3600 for name in ("step_seconds", "answer_seconds"))
+    table["hours"] = table["steps"] * step + table["answers"] * answer
+    whole = pd.concat([table, table.sum(skipna=False).to_frame("in all").T])
+    shown = whole.astype({"steps": int, "answers": int}).to_string(na_rep="?", float_format="%.1f")
+    return Costs(f"Expected costs of {profile.name}: {counts}\n{shown}\n{said}",
+                 table["hours"].dropna().to_dict())
 
 
-def _title(profile: Profile, counts: Mapping) -> str:
-    steps, models_ = profile.unlearning.steps_for(counts["train"]), 1 + sum(_runs(profile).values())
-    judged = f", {models_ * counts['judged']:,} of them for a judge" if counts["judged"] else ""
-    return (f"Expected costs of {profile.name}: {counts['records']:,} records, {counts['pairs']:,} "
-            f"pairs, {counts['pictures']:,} pictures{' (assumed)' * counts['assumed']}; "
-            f"{models_ - 1} runs of {steps:,} steps; "
-            f"{models_ * counts['answers']:,} answers{judged}")
-
-
-def _runs(profile: Profile) -> dict[str, int]:
-    """How many runs there are in each step of the plan."""
-    named = {"unlearning without PD": experiments.main_runs(profile, False),
-             "unlearning with PD": experiments.main_runs(profile, True),
-             "PO at other weights of PD": experiments.sweep_runs(profile)}
-    return {f"{name}: {len(chosen)} runs": len(chosen) for name, chosen in named.items() if chosen}
-
-
-def _table(profile: Profile, counts: Mapping, found: Mapping, sizes: Mapping) -> pd.DataFrame:
-    pictures, steps = counts["pictures"], profile.unlearning.steps_for(counts["train"])
-    answers = counts["answers"]
-    rows = [("vision tower's features", "pictures", pictures, "tower",
-             pictures * sizes.get("picture", nan)),
-            ("original model: answers and gate", "answers", answers, "answering", answers * ANSWER)]
-    for name, of in _runs(profile).items():
-        rows += [(name, "steps", of * steps, "training",
-                  of * sizes.get("adapter", nan) + sizes.get("checkpoint", nan)),
-                 (name, "answers", of * answers, "answering", of * answers * ANSWER)]
-    if questions := sum(each.questions for each in harness.named(profile.benchmarks)):
-        of = 1 + 2 * len(experiments.main_runs(profile, True))
-        rows.append((f"specificity by {profile.benchmarks}: {of} runs", "questions", of * questions,
-                     "benchmark", sizes.get("merged", nan)))
-    frame = pd.DataFrame(rows, columns=["step", "of", "count", "kind", "disk"])
-    seconds, peak = (frame.kind.map(lambda kind, unit=unit: found.get(f"{kind}_{unit}", nan))
-                     for unit in ("seconds", "bytes"))
-    frame = frame.assign(**{"hours": frame["count"] * seconds / 3600, "GPU GiB": peak / GIB,
-                            "disk GiB": frame.disk / GIB})
-    return frame.drop(columns=["kind", "disk"]).set_index(["step", "of"])
-
-
-def _short(profile: Profile, needed: float) -> str:
-    """What is missing on the disk, in a sentence; room that the results have taken is room."""
-    folder = root = paths.runs_root().resolve()
-    while not folder.exists():
-        folder = folder.parent
-    there = sum(path.stat().st_size for path in paths.profile_dir(profile.name).rglob("*")
-                if path.is_file())
-    free = (shutil.disk_usage(folder).free + there) / GIB
-    return (f"Too little disk: {needed:.1f} GiB are needed in {root}, and {free:.1f} GiB are free "
-            "or this profile's. Set SAFEERASER_RUNS to a larger disk." if free < needed else "")
-
-
-# Counted.
-
-
-def counted(profile: Profile) -> dict[str, int]:
-    """The data's sizes, or the paper's without data to read; answers of one model, and how many of
-    them a model judges."""
-    sizes, settings = dict(ASSUMED), profile.evaluation
-    try:
-        read = origins.checked(profile, pictures=False) if _here(profile.data, "dataset") else None
-    except Missing:  # a plan says so, and a run checks them first
-        read = None
-    if read:
-        records = [*read.train, *read.val]
-        pairs = sum(len(of) for record in records for _, of in record.sets().values())
-        sizes = {"train": len(read.train), "records": len(records), "pairs": pairs,
-                 "pictures": len(features.pictures(read))}
-        asked = Counter(q.set for q in evaluate.questions(read, settings.train_records))
-    else:
-        train = min(ASSUMED["train"], 6 * (settings.train_records or ASSUMED["train"]))
-        of = ASSUMED["records"] - ASSUMED["train"] + train
-        asked = Counter({kind: of * count for kind, count in PER_RECORD.items()})
-    asked["harmful"] *= 1 + settings.samples
+def _table(profile: Profile, read: Dataset) -> tuple[pd.DataFrame, str]:
+    """Steps and answers of the plan's steps, by their names; and of what they are, in words."""
+    asked = Counter(q.set for q in evaluate.questions(read, profile.evaluation.train_records))
+    asked["harmful"] *= 1 + profile.evaluation.samples
     judged = sum(count for kind, count in asked.items() if profile.judge_of(kind) != "rules")
-    return {**sizes, "answers": asked.total(), "judged": judged, "assumed": not read}
+    counts = (f"{len(read.train) + len(read.val):,} records, {len(features.pictures(read)):,} "
+              f"pictures; {asked.total():,} answers of each model, {judged:,} of them for a judge")
+    rows = {f"{recipes.ORIGINAL}: answers and gate": (0, asked.total())}
+    for name, of in ((recipes.WITHOUT, experiments.main_runs(profile, False)),
+                     (recipes.WITH, experiments.main_runs(profile, True)),
+                     (recipes.SWEEP, experiments.sweep_runs(profile))):
+        steps = profile.unlearning.steps_for(len(read.train))
+        rows[f"{name}: {len(of)} runs"] = (len(of) * steps, len(of) * asked.total())
+    return pd.DataFrame.from_dict(rows, "index", columns=["steps", "answers"]), counts
 
 
-def _sizes(profile: Profile, elsewhere: bool) -> dict[str, int]:
-    """Bytes of the model's files, a picture's features, an adapter, a checkpoint, a merged model.
-
-    From modules without weights, made by the model's config; none where that is not here.
-    elsewhere: an open dtype is then that of a GPU.
-    """
-    folder, runtime = _here(profile.model), profile.runtime
-    if folder is None or not (folder / "config.json").exists():
-        return {}
-    dtype = torch.bfloat16 if elsewhere and runtime.dtype == "auto" else models.dtype_of(runtime)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype,
-                                                        trust_remote_code=False)
-        merged = model.num_parameters() * getattr(torch, DTYPE).itemsize
-        picture = features.size(model, read_processor(folder, config), 1)
-        trained = models.add_lora(model, profile.unlearning).num_parameters(only_trainable=True)
-    return {"weights": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
-            "picture": picture, "adapter": trained * dtype.itemsize, "merged": merged,
-            "checkpoint": trained * CHECKPOINT}
+def _dataset(profile: Profile) -> Dataset | None:
+    try:
+        return origins.checked(profile, pictures=False) if _here(profile.data, "dataset") else None
+    except Missing:  # a plan says so, and a run checks them first
+        return None
 
 
-def _here(source: str | None, kind: str = "model") -> Path | None:
+def _here(source: str | None, kind: str) -> Path | None:
     """The folder of a source, if nothing has to be fetched for it."""
     if source is None or Path(source).is_dir():
         return source and Path(source)
@@ -187,59 +104,93 @@ def _here(source: str | None, kind: str = "model") -> Path | None:
         return None
 
 
-# Measured here, or known of other machines.
+def known(gpu: str = "") -> str:
+    """What docs/full-scale.md expects of a GPU, or of all. ValueError, with the known names, if
+    that is nothing."""
+    rows = {row[1]: row[0] for row in ROW.finditer(TABLE.read_text(encoding="utf-8"))}
+    wanted = re.sub(r"[^a-z0-9]|gb$", "", gpu.lower())
+    found = [row for name, row in rows.items() if wanted in name.replace("-", "")]
+    if not found:
+        raise ValueError(f"docs/full-scale.md knows no GPU {gpu!r}; known: {', '.join(rows)}. For "
+                         "another one name the known one that is nearest in memory and speed.")
+    return "\n".join(["Hours by docs/full-scale.md, from data sheets, not measured:",
+                      "| --gpu | GPU | GiB | llava-7b | llava-13b |", *found])
 
 
-def _measured(profile: Profile, measure: bool) -> tuple[dict[str, float], str]:
+def _seconds(profile: Profile, read: Dataset | None, measure: bool) -> tuple[dict, str]:
     """What a few steps and answers took here, if that is there or is to be measured; a remark."""
-    made = measurement.measurement(profile)
+    if gpu() is None:
+        return {}, "There is no GPU here to measure hours on. " + (known() if measure else "")
+    model = _here(profile.model, "model")
+    if model is None or model_check.check(model):
+        return {}, f"Hours are measured once {profile.model} has been downloaded."
+    if read is None:
+        return {}, "Hours are measured on them."
+    made = measurement(profile)
+    if not (measure or made.is_done()):
+        return {}, "Hours are not measured yet: the same command with --list measures them."
+    if not made.is_done():
+        print(f"Measuring {STEPS} training steps and {QUESTIONS} answers: about a minute, after "
+              "the model is loaded.", flush=True)
     try:
-        if measure and not made.is_done():
-            print(f"Measuring {measurement.STEPS} training steps and {measurement.QUESTIONS} "
-                  "answers: about a minute, after the model is loaded.", flush=True)
-            made.make()
+        found = runs.read_json(made.make() / "metrics.json")
     except memory.OutOfMemory as error:
         return {}, str(error)
-    if not made.is_done():
-        return {}, "Hours are not measured yet: the same command with --list measures them."
-    found = runs.read_json(made.folder() / "metrics.json")
-    return found | {"benchmark_seconds": specificity.SECONDS}, (
-        f"Measured on {measurement.gpu() or 'this CPU'}. Hours are at most these: each run is "
-        "taken to be as dear as the dearest loss, with PD.")
+    return found, (f"Measured on {gpu()}, of whose memory {found['peak_bytes'] / 2**30:.1f} GiB "
+                   "were taken. Hours are at most these: each run is taken to be as dear as the "
+                   "dearest loss, with PD.")
 
 
-def _unmeasurable(profile: Profile) -> str:
-    """Why nothing can be measured here, if so."""
-    model, why = _here(profile.model), ""
-    if measurement.gpu() is None:
-        why = f"there is no GPU. --gpu NAME says what docs/full-scale.md knows of {_names()}"
-    elif _here(profile.data, "dataset") is None:
-        why = "they are measured on the data. --data gives their folder"
-    elif model is None or model_check.check(model):
-        why = f"{profile.model} has not been downloaded yet"
-    return why and f"Hours cannot be told here: {why}."
+# The measurement.
 
 
-def known(gpu: str) -> str:
-    """What docs/full-scale.md expects of a GPU. ValueError, with the known names, if nothing."""
-    found = {_plain(key): row for key, *row in _rows()}.get(_plain(gpu))
-    if found is None:
-        raise ValueError(f"docs/full-scale.md knows no GPU {gpu!r}; known: {_names()}. For another "
-                         "one name the known one that is nearest in memory and speed.")
-    name, room, seven, thirteen = found
-    return (f"Hours cannot be measured here for another machine's {name} ({room} GiB). "
-            f"Those of docs/full-scale.md, from data sheets: {seven} (llava-7b), {thirteen} "
-            "(llava-13b).")
+def gpu() -> str | None:
+    """The name of this machine's first GPU, as its driver has it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def _rows() -> list[tuple[str, ...]]:
-    """(key, name, GiB, hours of llava-7b, hours of llava-13b) of each GPU that is known."""
-    return ROW.findall(TABLE.read_text(encoding="utf-8"))
+def measurement(profile: Profile) -> Result:
+    """Seconds of a step and of an answer, and the peak of the GPU's memory in bytes."""
+    settings = {name: asdict(getattr(profile, name))
+                for name in ("runtime", "unlearning", "evaluation")}
+    config = {**origins.identity(profile), **settings, "device": gpu() or "cpu",
+              "data": sources.identity(profile.data, "dataset"), "leave_out": profile.leave_out,
+              "official_quirks": profile.official_quirks,
+              "weights": training.row(profile, _dearest(profile))}
+    return Result(profile, "costs", config, partial(_measure, profile))
 
 
-def _names() -> str:
-    return ", ".join(key for key, *_ in _rows())
+def _dearest(profile: Profile) -> training.Run:
+    """The run with PD that reads most answers; the original model's count as one kind more."""
+    return max(experiments.main_runs(profile, True), key=lambda run: sum(
+        len(TERMS[name].reads) + TERMS[name].needs_original for name in training.row(profile, run)))
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("gb")
+def _measure(profile: Profile, folder: Path, report: Report) -> dict[str, float]:
+    read, (model, processor) = origins.checked(profile, pictures=False), origins.load(profile)
+    rare = STEPS + 2
+    settings = replace(profile.unlearning, steps=STEPS + 1, epochs=None, probe_every=rare,
+                       checkpoint_every=rare)
+    task = replace(training.task(profile, _dearest(profile)), settings=settings)
+    queries, seen, ends = _queries(profile, read), Features(model, processor), []
+    shown = {row.image for step in range(STEPS + 1) for row in step_rows(read, task, step)}
+    seen.add(sorted(filter(None, shown.union(query.image for query in queries))))
+    with TemporaryDirectory() as scratch:
+        packer = training.packer(profile, model, processor, seen)
+        model, _, _ = unlearn(model, packer, read, task, Path(scratch),
+                              report=lambda text: ends.append(time.perf_counter()))
+    merge_if_exact(model)
+    ask = partial(generate.answer, model, processor, seen, settings=profile.evaluation)
+    ask(queries=queries[:1])
+    started = time.perf_counter()
+    ask(queries=queries)
+    return {"step_seconds": (ends[-1] - ends[-1 - STEPS]) / STEPS,
+            "answer_seconds": (time.perf_counter() - started) / len(queries),
+            "peak_bytes": torch.cuda.max_memory_allocated()}
+
+
+def _queries(profile: Profile, read: Dataset) -> list[generate.Query]:
+    """A few held-out questions, as often as fills a run's batch."""
+    asked = evaluate.held_out(evaluate.questions(read, None), "harmful")[:QUESTIONS]
+    count = max(QUESTIONS, profile.evaluation.batch or generate.ON_A_GPU)
+    return [generate.Query(q.image, q.question) for q in islice(cycle(asked), count)]

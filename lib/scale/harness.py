@@ -9,7 +9,6 @@ its log; it writes the variable HF_TOKEN into that log; and it goes on without i
 """
 
 import json
-import math
 import os
 import re
 import shutil
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
 from packaging.version import Version
 
 from lib.base.missing import Missing
@@ -86,32 +84,35 @@ def named(names: str) -> tuple[Benchmark, ...]:
 
 def measure(checkpoint: Path, output: Path, benchmarks: Sequence[Benchmark] = BENCHMARKS,
             dtype: str = "bfloat16", device: str = "cuda",
-            report: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
-    """Run the benchmarks on a model folder (`merged.save_merged`).
+            report: Callable[[str], None] = lambda text: None) -> dict[str, float]:
+    """The benchmarks' values (0 to 1) for a model folder (`merged.save_merged`).
 
-    Each writes below `output`; those that have results there are not run again. Returns a row per
-    benchmark: benchmark, value (0 to 1), stderr and n (questions; both None if not given).
-    Raises HarnessError after all others have run if one failed.
+    Each writes below `output`; those that have results there are not run again. Raises HarnessError
+    after all others have run if one failed.
     """
     check(benchmarks)
-    failures = []
+    found, failures = {}, []
     for number, benchmark in enumerate(benchmarks, start=1):
         report(f"benchmark {number} of {len(benchmarks)}: {benchmark.name}")
+        folder = output / benchmark.task
         try:
-            if _finished(output / benchmark.task, benchmark) is None:
-                _run(checkpoint, output / benchmark.task, benchmark, dtype, device)
+            if _lost(folder) or value(folder, benchmark) is None:
+                _run(command(checkpoint, folder, benchmark, dtype, device), folder, benchmark)
+            found[benchmark.name] = value(folder, benchmark)
         except HarnessError as error:
             failures.append(str(error))
     if failures:
         raise HarnessError("\n".join(failures))
-    return read(output, benchmarks)
+    return found
 
 
 def check(benchmarks: Sequence[Benchmark] = BENCHMARKS) -> None:
     """Raise Missing unless lmms-eval can load its model and has the key that its judges need."""
     version()
-    if said := _failure(_python(), LOADS):
-        raise Missing(f"lmms-eval cannot load {MODEL} in {_python()}: {said}")
+    loads = _tried(_python(), LOADS)
+    if loads.returncode:
+        raise Missing(f"lmms-eval cannot load {MODEL} in {_python()}: "
+                      f"{(loads.stderr.strip().splitlines() or ['no word'])[-1]}")
     judged = [benchmark.name for benchmark in benchmarks if benchmark.judged]
     if judged and not os.environ.get("OPENAI_API_KEY"):
         raise Missing(f"{' and '.join(judged)} asks a model behind an OpenAI key about each answer:"
@@ -121,8 +122,8 @@ def check(benchmarks: Sequence[Benchmark] = BENCHMARKS) -> None:
 
 def version() -> str:
     """lmms-eval's version. Raises Missing, with what to do, if it is not there or an older one."""
-    found = _version(_python())
-    if found is None or Version(found) < Version(OLDEST):
+    found = _tried(_python(), VERSION).stdout.strip()
+    if Version(found or "0") < Version(OLDEST):
         raise Missing(
             f"Specificity at this profile needs lmms-eval {OLDEST} or newer, and {_python()} has "
             f"{found or 'none'}: pip install -e \".[lmms]\", or install it into an environment of "
@@ -131,88 +132,27 @@ def version() -> str:
 
 
 @cache
-def _version(python: str) -> str | None:
-    asked = subprocess.run([python, "-c", VERSION], capture_output=True, text=True)
-    return asked.stdout.strip() or None
+def _tried(python: str, code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([python, "-c", code], capture_output=True, text=True)
 
 
-@cache
-def _failure(python: str, code: str) -> str:
-    """The last line of what a Python says when it cannot run this; empty if it can."""
-    tried = subprocess.run([python, "-c", code], capture_output=True, text=True)
-    return (tried.stderr.strip().splitlines() or ["no word"])[-1] if tried.returncode else ""
+def value(folder: Path, benchmark: Benchmark) -> float | None:
+    """What a finished benchmark's file says, from 0 to 1; None if there is none.
 
-
-def read(output: Path, benchmarks: Sequence[Benchmark] = BENCHMARKS) -> pd.DataFrame:
-    """The table of what lies below `output`; raises HarnessError, naming what is missing."""
-    found = {each: result(output / each.task, each) for each in benchmarks}
-    missing = [each.name for each, row in found.items() if row is None]
-    if missing:
-        raise HarnessError(f"There are no results of {', '.join(missing)} in {output}: run these "
-                           "benchmarks, or leave them out.")
-    return pd.DataFrame([{"benchmark": each.name, **row} for each, row in found.items()])
-
-
-def per_answer(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows for `metrics.per_answer`: specificity is the mean over benchmarks, as in the paper.
-
-    A benchmark takes the place of a record, so an interval is one over benchmarks.
+    lmms-eval names it `<model>/<date>_results.json`, and under "results" the metric
+    "metric,filter"; other programs' files end alike, so only one that holds this task counts.
     """
-    return pd.DataFrame({"split": "generality", "metric": "specificity",
-                         "record": "benchmark/" + table.benchmark, "category": table.benchmark,
-                         "value": table.value.astype(float)})
-
-
-def result(folder: Path, benchmark: Benchmark) -> dict | None:
-    """value, stderr and n of the newest result in a folder; None if there is none.
-
-    lmms-eval names its file `<model>/<date>_results.json`, older ones `results.json`; other
-    programs' files end alike, so only one that holds this task counts.
-    """
-    for path in sorted(folder.rglob("*results.json"), key=os.path.getmtime, reverse=True):
-        found = _read(path)
-        numbers = _dict(_dict(found, "results"), benchmark.task)
-        if numbers:
-            return _row(numbers, found, benchmark, path)
+    for path in folder.rglob("*results.json"):
+        try:
+            numbers = json.loads(path.read_text(encoding="utf-8"))["results"][benchmark.task]
+        except (ValueError, KeyError, TypeError):  # cut off, or another program's
+            continue
+        said = [number for key, number in numbers.items() if key.split(",")[0] == benchmark.metric]
+        if not (said and isinstance(said[0], int | float) and 0 <= said[0] <= benchmark.top):
+            raise HarnessError(f"{path} holds no {benchmark.metric} of {benchmark.name} between 0 "
+                               f"and {benchmark.top:g}: remove it and run the benchmark again.")
+        return said[0] / benchmark.top
     return None
-
-
-def _row(numbers: dict, found: dict, benchmark: Benchmark, path: Path) -> dict:
-    if _dict(found, "config").get("limit"):
-        raise HarnessError(f"{path} holds {benchmark.name} on a part of its questions (--limit): "
-                           "remove it and run the benchmark again.")
-    value = _number(numbers, benchmark.metric)
-    if value is None or not 0 <= value <= benchmark.top:
-        raise HarnessError(f"{path} holds no {benchmark.metric} of {benchmark.name} between 0 and "
-                           f"{benchmark.top:g} (there: {', '.join(map(str, numbers))}): remove it "
-                           "and run the benchmark again.")
-    stderr = _number(numbers, f"{benchmark.metric}_stderr")
-    counted = _dict(_dict(found, "n-samples"), benchmark.task).get("effective")
-    n = counted if counted is not None else numbers.get("samples")
-    return {"value": value / benchmark.top, "n": n if isinstance(n, int) else None,
-            "stderr": None if stderr is None else stderr / benchmark.top}
-
-
-def _number(numbers: dict, metric: str) -> float | None:
-    """The metric's value under "metric,filter" (or "metric" alone); the first filter's."""
-    for key, value in numbers.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if key.split(",")[0] == metric and is_number and math.isfinite(value):
-            return float(value)
-    return None
-
-
-def _read(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # cut off when it was killed
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _dict(found: dict, key: str) -> dict:
-    value = found.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def command(checkpoint: Path, output: Path, benchmark: Benchmark, dtype: str,
@@ -230,24 +170,21 @@ def command(checkpoint: Path, output: Path, benchmark: Benchmark, dtype: str,
             "--tasks", benchmark.task, "--batch_size", "1", "--output_path", str(output)]
 
 
-def _run(checkpoint: Path, output: Path, benchmark: Benchmark, dtype: str, device: str) -> None:
+def _run(line: list[str], output: Path, benchmark: Benchmark) -> None:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    log = output / LOG
+    surroundings, log = dict(os.environ), output / LOG
+    if token := surroundings.pop("HF_TOKEN", None):  # lmms-eval logs it under this name
+        surroundings["HUGGING_FACE_HUB_TOKEN"] = token
     with log.open("wb") as file:  # not our own output: it may quote what a model said
-        done = subprocess.run(command(checkpoint, output, benchmark, dtype, device), stdout=file,
-                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                              env=_environment())
+        done = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT,
+                              stdin=subprocess.DEVNULL, env=surroundings)
     if lost := _lost(output):
         raise HarnessError(f"{benchmark.name}: the model or the judge failed on {lost} questions, "
                            f"which lmms-eval counts as wrong. The reasons are in {log}.")
-    if done.returncode or result(output, benchmark) is None:
+    if done.returncode or value(output, benchmark) is None:
         raise HarnessError(f"{benchmark.name} gave no result (lmms-eval exited with "
                            f"{done.returncode}). What it said is in {log}.")
-
-
-def _finished(output: Path, benchmark: Benchmark) -> dict | None:
-    return None if _lost(output) else result(output, benchmark)
 
 
 def _lost(output: Path) -> int:
@@ -255,14 +192,6 @@ def _lost(output: Path) -> int:
     log = output / LOG
     said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     return len(LOST.findall(said))
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with HF_TOKEN under the hub's other name for it: lmms-eval logs the first."""
-    found = dict(os.environ)
-    if token := found.pop("HF_TOKEN", None):
-        found["HUGGING_FACE_HUB_TOKEN"] = token
-    return found
 
 
 def _python() -> str:

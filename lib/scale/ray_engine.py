@@ -1,8 +1,8 @@
-"""Pieces of work side by side on a Ray cluster: one GPU each, or one core and one thread.
+"""Runs side by side on a Ray cluster whose nodes share the runs folder: one GPU each, or one core.
 
-Ray gives out the tasks; what is done and who does it is in the run store (`agenda`), so a
-driver that was killed and started again goes on. Lost workers and nodes are replaced here and not
-by Ray's own retries: before each further attempt this looks at what the lost one has left behind.
+Ray gives out the tasks, and again those whose worker or node was lost. What is done, and who does
+it, is in the run store (`agenda`): a run goes on from its checkpoint on whichever node, and a
+driver that was killed and started again goes on.
 """
 
 import os
@@ -10,24 +10,25 @@ import secrets
 import signal
 import socket
 import time
-import uuid
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from lib.base import environment, paths, provenance
-from lib.base.runs import is_whole
+from lib.base import disk, environment, paths, provenance
+from lib.model.settings import AUTO_DTYPE, Runtime
 from lib.running.agenda import Agenda, Piece, Report
-from lib.scale import ray_nodes
-from lib.scale.judge_limits import Settings
-from lib.scale.ray_nodes import Home, Site, Survey
 
-ATTEMPTS = 4  # per piece, until its workers' deaths count as its own fault
+RETRIES = 3  # of a piece whose worker or node was lost, until that counts as its own fault
 LOOK_SECONDS = 1
-ANSWER_SECONDS = (120, 30)  # for a node to say what it has: at first, and while others work
+ANSWER_SECONDS = 120  # for a node to say what it has
 OWN_MEMORY = 10**8  # bytes of the object store of a local Ray, through which nothing large goes
+ADVICE = ("This machine has to be a node of the cluster itself (ray start --address=HOST:PORT), "
+          "with the same versions of Ray and Python. A cluster that asks for a token wants "
+          "RAY_AUTH_MODE=token for this command and every ray start, and the same "
+          "~/.ray/auth_token on every machine.")
 
 
 class Cluster:
@@ -35,9 +36,9 @@ class Cluster:
 
     def __init__(self, ray, where: str, device: str):
         self.ray, self.where = ray, where
-        self.needs = {"CPU": 1, "GPU": 1} if device != "cpu" else {"CPU": 1}
+        self.needs = ["CPU"] if device == "cpu" else ["CPU", "GPU"]
         if device == "auto" and not self.slots:
-            self.needs = {"CPU": 1}
+            self.needs = ["CPU"]
         if not self.slots:
             what = "no GPU with a core" if device == "cuda" else "no core"
             raise RuntimeError(f"{where} has {what} to give to a run, and this profile needs one: "
@@ -47,12 +48,7 @@ class Cluster:
     @property
     def slots(self) -> int:
         """How many runs the cluster as it is now has room for."""
-        return sum(self.rooms().values())
-
-    def rooms(self) -> dict[str, int]:
-        """How many runs each node has room for, by Ray's name of the node."""
-        return {node["NodeID"]: min(int(node["Resources"].get(each, 0)) for each in self.needs)
-                for node in self._nodes()}
+        return sum(map(self._room, self._nodes()))
 
     @property
     def summary(self) -> str:
@@ -60,202 +56,160 @@ class Cluster:
         unit = "GPU" if "GPU" in self.needs else "core"
         return f"one run per {unit} on {self.where} ({self._listed()}: {self.slots} side by side)"
 
-    def _listed(self) -> str:
-        return "; ".join(f"{node['NodeManagerHostname']} {node['Resources'].get('GPU', 0):g} GPUs, "
-                         f"{node['Resources'].get('CPU', 0):g} cores" for node in self._nodes())
+    def agree(self) -> None:
+        """Let dtype "auto" be, here and in all tasks, what it is on the cluster's first GPU.
 
-    def _nodes(self) -> list[dict]:
-        return [node for node in self.ray.nodes() if node["Alive"]]
+        Results are named by it, and this machine may have no GPU of its own.
+        """
+        if "GPU" in self.needs:
+            first = next(filter(self._room, self._nodes()))
+            os.environ[AUTO_DTYPE] = self._ask(first, _auto_dtype) or "auto"
 
     def make_all(self, pieces: Sequence[Piece], _planned: int, report: Report) -> None:
         """Make those of the pieces that are not there, as many at once as there is room for.
 
-        Raises RuntimeError as `workers.make_all` does; a worker or node that is lost is replaced.
+        Raises RuntimeError as `workers.make_all` does, and, before a node gets work, if it lacks
+        packages, a folder that is read, or the runs folder.
         """
-        with closing(Agenda(pieces)) as agenda:
-            if agenda.waiting:
-                with _home(self.ray) as home, closing(_Shift(self, agenda, home)) as shift:
-                    shift.work(report)
+        make, running, asked = self._task(), {}, set()
+        with closing(Agenda(pieces)) as agenda, _desk() as desk:
+            try:
+                while agenda.is_open():
+                    self._check(asked, desk, agenda.waiting)
+                    while len(running) < self.slots and (piece := agenda.take()):
+                        running[make.remote(piece, desk)] = piece
+                    for done in self._ready(list(running)):
+                        agenda.finish(running.pop(done), self._failure(done))
+                    for piece in agenda.at_work:
+                        agenda.at_work[piece] = _last_word(desk, piece)
+                    report(agenda.told() if self.slots else
+                           f"{agenda.told()}; no node with room is left: waiting")
+            finally:
+                for task in running:
+                    self.ray.cancel(task, force=True)
             agenda.check()
+
+    def _task(self):
+        variables = {"SAFEERASER_RUNS": str(paths.runs_root()),
+                     AUTO_DTYPE: os.environ.get(AUTO_DTYPE, "auto")}
+        return self.ray.remote(num_cpus=1, num_gpus=self.needs.count("GPU"), max_retries=RETRIES,
+                               runtime_env={"env_vars": variables})(_make)
+
+    def _check(self, asked: set[str], desk: Path, pieces: Sequence[Piece]) -> None:
+        """Ask nodes that have not been asked; RuntimeError names those that lack something."""
+        folders = sorted({folder for piece in pieces for folder in piece.reads})
+        needed = environment.needed()
+        new = [node for node in self._nodes()
+               if self._room(node) and node["NodeID"] not in asked]
+        asked.update(node["NodeID"] for node in new)
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(lambda node: self._ask(node, _lacking, needed, folders, desk),
+                                    new))
+        if any(answers):
+            lacks = [f"{node['NodeManagerHostname']} lacks {', '.join(what)}"
+                     for node, what in zip(new, answers, strict=True) if what]
+            raise RuntimeError(
+                f"Not every node of the cluster has what a run needs: {'; '.join(lacks)}. "
+                "Install requirements.lock there; folders have to be at the same path everywhere.")
+
+    def _ask(self, node: dict, function, *details):
+        """What a function gives on a node, which needs no room; None if the node is lost."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ask = self.ray.remote(num_cpus=0, max_retries=0, max_calls=1, scheduling_strategy=there)
+        try:
+            return self.ray.get(ask(function).remote(*details), timeout=ANSWER_SECONDS)
+        except self.ray.exceptions.RayTaskError:
+            raise  # a fault of the program
+        except self.ray.exceptions.RayError:
+            return None
+
+    def _ready(self, tasks: list) -> list:
+        if not tasks:
+            time.sleep(LOOK_SECONDS)
+            return []
+        return self.ray.wait(tasks, timeout=LOOK_SECONDS)[0]
+
+    def _failure(self, task) -> str | None:
+        """Why a task that has ended made nothing, if so."""
+        try:
+            self.ray.get(task)
+        except self.ray.exceptions.RayTaskError as error:
+            return str(error)
+        except self.ray.exceptions.RayError as error:
+            return (f"Lost {RETRIES + 1} times, with its worker or node (perhaps for want of "
+                    f"memory). The last: {error}")
+        return None
+
+    def _nodes(self) -> list[dict]:
+        return [node for node in self.ray.nodes() if node["Alive"]]
+
+    def _room(self, node: dict) -> int:
+        return min(int(node["Resources"].get(each, 0)) for each in self.needs)
+
+    def _listed(self) -> str:
+        return "; ".join(f"{node['NodeManagerHostname']} {node['Resources'].get('GPU', 0):g} GPUs, "
+                         f"{node['Resources'].get('CPU', 0):g} cores" for node in self._nodes())
 
 
 @contextmanager
-def _home(ray) -> Iterator[Home]:
-    """Mark the driver's runs folder, so that tasks know it when they see it."""
-    mark = Path(".locks", f"driver-{uuid.uuid4().hex}")
-    runs = paths.runs_root()
-    (runs / mark).parent.mkdir(parents=True, exist_ok=True)
-    (runs / mark).touch()
-    try:
-        yield Home(ray.get_runtime_context().get_node_id(), runs, mark)
-    finally:
-        (runs / mark).unlink(missing_ok=True)
+def _desk() -> Iterator[Path]:
+    """A folder in the runs folder, where tasks write how far they are.
+
+    A node that does not see it has another runs folder.
+    """
+    locks = paths.runs_root() / disk.LOCKS
+    locks.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="ray-", dir=locks, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
-class _Shift:
-    """The work on one agenda: which task has which piece, and what nodes have left behind."""
+def _last_word(desk: Path, piece: Piece) -> str:
+    said = desk / piece.folder.name
+    return said.read_text(encoding="utf-8") if said.exists() else "starts"
 
-    def __init__(self, cluster: Cluster, agenda: Agenda, home: Home):
-        self.ray, self.cluster, self.agenda, self.home = cluster.ray, cluster, agenda, home
-        self.running: dict = {}  # task -> piece
-        self.lost: Counter[Piece] = Counter()
-        self.finished: dict[Path, Site] = {}  # results in nodes' own runs folders
-        self.begun: dict[Path, list[str]] = {}  # the nodes that see a checkpoint, if not all do
-        self.sent: Counter[str] = Counter()  # how often to each of these
-        self.is_stale, self.asked = True, set()  # the nodes whose packages were looked for
-        self.requirements = environment.needed()
-        self.make = self.ray.remote(num_cpus=1, num_gpus=cluster.needs.get("GPU", 0),
-                                    max_retries=0)(ray_nodes.make)
-        self.survey = self.ray.remote(num_cpus=0, max_retries=0)(ray_nodes.survey)
-        desk = self.ray.remote(num_cpus=0, max_restarts=-1)(ray_nodes.Desk)
-        self.desk = desk.options(scheduling_strategy=ray_nodes.on(home.node)).remote()
 
-    def work(self, report: Report) -> None:
-        """Give out the pieces, and again those whose worker was lost, until every one is made."""
-        while self.agenda.is_open():
-            self._fill()
-            for task in self._ready():
-                self._settle(task, self.running.pop(task))
-            self._listen()
-            report(self.agenda.told() + self._trouble())
+# What is done on the nodes. Torch is imported only where it is known to be there.
 
-    def _fill(self) -> None:
-        while self.agenda.waiting and len(self.running) < self.cluster.slots:
-            piece = self.agenda.take()
-            if piece is None:
-                self.is_stale = True  # other drivers have the rest, and may leave it to this one
-                return
-            if self.is_stale or self.cluster.rooms().keys() - self.asked:
-                self._look_around()
-            self._give_out(piece)
 
-    def _look_around(self) -> None:
-        """Learn what nodes with runs folders of their own have. RuntimeError if one lacks packages,
-        or a folder that is read."""
-        pieces = (*self.agenda.waiting, *self.agenda.at_work)
-        wanted = [self._name(piece.folder) for piece in pieces]
-        surveys = self._surveys(wanted, sorted({path for piece in pieces for path in piece.reads}))
-        lacking = [f"{found.site.host} lacks {', '.join(found.lacks)}"
-                   for found in surveys if found.lacks]
-        if lacking:
-            raise RuntimeError(
-                f"Not every node of the cluster has what a run needs: {'; '.join(lacking)}. "
-                "Install requirements.lock there; folders have to be at the same path everywhere.")
-        self.is_stale = False
-        self.finished = {name: found.site for found in surveys for name in found.finished}
-        seen = {name: [found.site.node for found in surveys if name in found.begun]
-                for name in wanted}
-        self.begun = {name: nodes for name, nodes in seen.items() if 0 < len(nodes) < len(surveys)}
+def _make(piece: Piece, desk: Path) -> None:
+    piece.make(partial(_tell, desk / piece.folder.name))
 
-    def _surveys(self, wanted: list[Path], folders: list[Path]) -> list[Survey]:
-        """Return what the nodes with room answer in time; one that is lost meanwhile is none."""
-        rooms = self.cluster.rooms()
-        new = rooms.keys() - self.asked
-        self.asked |= new
-        tasks = [self.survey.options(scheduling_strategy=ray_nodes.on(node))
-                 .remote(self.home, wanted, self.requirements if node in new else (), folders)
-                 for node, room in rooms.items() if room]
-        if not tasks:
-            return []
-        seconds = ANSWER_SECONDS[not new]
-        ready, _ = self.ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
-        answers = []
-        for task in ready:
-            try:
-                answers.append(self.ray.get(task))
-            except self.ray.exceptions.RayTaskError:
-                raise  # a fault of the program
-            except self.ray.exceptions.RayError:
-                continue
-        return answers
 
-    def _give_out(self, piece: Piece) -> None:
-        name = self._name(piece.folder)
-        if name in self.finished:
-            self._collect(piece, self.finished.pop(name))
-            return
-        where = {}
-        if nodes := self.begun.pop(name, None):
-            node = min(nodes, key=self.sent.__getitem__)
-            self.sent[node] += 1
-            where = {"scheduling_strategy": ray_nodes.on(node, soft=True)}
-        sent = replace(piece, needs=(*piece.needs, *filter(is_whole, piece.before)))
-        task = self.make.options(**where).remote(sent, self.home, self.desk)
-        self.running[task] = piece
+def _tell(said: Path, text: str) -> None:
+    said.write_text(f"{text} (on {socket.gethostname()})", encoding="utf-8")
 
-    def _ready(self) -> list:
-        if not self.running:
-            time.sleep(LOOK_SECONDS)
-            return []
-        return self.ray.wait(list(self.running), timeout=LOOK_SECONDS)[0]
 
-    def _settle(self, task, piece: Piece) -> None:
-        """Take in what a task that has ended made, or learn why it did not."""
-        try:
-            site = self.ray.get(task)
-        except self.ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, self.ray.exceptions.RayError):
-                self._again(piece, error.cause)  # what it needed was lost on its way
-            else:
-                self.agenda.finish(piece, str(error))
-        except self.ray.exceptions.RayError as error:
-            self._again(piece, error)
-        else:
-            self._collect(piece, site)
+def _lacking(requirements: list[str], folders: Sequence[Path], desk: Path) -> list[str]:
+    lacks = environment.missing(requirements)
+    lacks += [f"the folder {folder}" for folder in folders if not folder.is_dir()]
+    if not desk.is_dir():
+        lacks.append(f"the runs folder {desk.parents[1]} of the machine that asks (all nodes have "
+                     "to share it, for instance over NFS; SAFEERASER_RUNS names another)")
+    return lacks
 
-    def _collect(self, piece: Piece, site: Site) -> None:
-        """Finish a piece, after copying it here if it was made in another store."""
-        try:
-            if not site.shared:
-                for folder in (*piece.before, piece.folder):
-                    ray_nodes.fetch(site.node, site.runs / self._name(folder), folder)
-        except (self.ray.exceptions.RayError, ValueError) as error:
-            self._again(piece, error)
-        else:
-            self.agenda.finish(piece)
 
-    def _again(self, piece: Piece, error: Exception) -> None:
-        self.lost[piece] += 1
-        self.is_stale = True
-        if self.lost[piece] < ATTEMPTS:
-            self.agenda.put_back(piece)
-        else:
-            self.agenda.finish(piece, f"Lost {ATTEMPTS} times, with its worker or node (perhaps "
-                                      f"for want of memory) or on its way. The last: {error}")
+def _auto_dtype() -> str:
+    from lib.model.llava import dtype_of
 
-    def _listen(self) -> None:
-        try:
-            told = self.ray.get(self.desk.told.remote(), timeout=LOOK_SECONDS)
-        except self.ray.exceptions.RayError:  # it is being started, or started again
-            return
-        for piece in self.agenda.at_work:
-            if piece.name in told:
-                self.agenda.at_work[piece] = told[piece.name]
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs from who asks for none
+    return str(dtype_of(Runtime(device="auto", dtype="auto"))).removeprefix("torch.")
 
-    def _trouble(self) -> str:
-        lost = sum(self.lost.values())
-        words = f"; {lost} workers were lost" if lost else ""
-        return words if self.cluster.slots else f"{words}; no node with room is left: waiting"
 
-    def _name(self, folder: Path) -> Path:
-        return folder.relative_to(self.home.runs)
-
-    def close(self) -> None:
-        """Stop what is still at work."""
-        for task in self.running:
-            self.ray.cancel(task, force=True)
-        self.ray.kill(self.desk)
+# The connection.
 
 
 @contextmanager
 def start(address: str | None, jobs: int, device: str) -> Iterator[Cluster]:
     """Connect to the cluster at HOST:PORT or "auto"; None: start a Ray on this machine until the
     end of the block, with `jobs` cores. `device`: "cpu", "cuda", or "auto" (GPUs if there are)."""
-    import ray
-
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them over the network
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # else without end
     if not address:  # else Ray writes one into the home folder, for which later clusters then ask
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
     own = {"address": "local", "num_cpus": jobs, "include_dashboard": False,
            "object_store_memory": OWN_MEMORY}
     before = signal.getsignal(signal.SIGTERM)
@@ -265,20 +219,14 @@ def start(address: str | None, jobs: int, device: str) -> Iterator[Cluster]:
                  log_to_driver=False, runtime_env=_runtime_environment())
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RuntimeError(f"Ray could not be reached at {address or 'this machine'}: {error}\n"
-                           f"{_advice(error)}") from error
+                           f"{ADVICE}") from error
     signal.signal(signal.SIGTERM, before)  # Ray's would end this process without a word
     try:
-        yield Cluster(ray, f"Ray at {address}" if address else "a Ray of its own", device)
+        cluster = Cluster(ray, f"Ray at {address}" if address else "a Ray of its own", device)
+        cluster.agree()
+        yield cluster
     finally:
         ray.shutdown()
-
-
-def _advice(error: Exception) -> str:
-    if "authentication token" in f"{error} {error.__cause__}".lower():
-        return ("The cluster asks for its token: set RAY_AUTH_MODE=token for this command and "
-                "every ray start, with the same ~/.ray/auth_token on every machine.")
-    return ("This machine has to be a node of the cluster itself (ray start --address=HOST:PORT), "
-            "with the same versions of Ray and Python.")
 
 
 def _knock(address: str | None) -> None:
@@ -291,6 +239,8 @@ def _knock(address: str | None) -> None:
 def _runtime_environment() -> dict:
     """What workers get from the driver: its lib, the commit of which it is, and where its judge
     is, so that no node asks another one."""
+    from lib.scale.judge_limits import Settings  # here: a node that lacks packages has to say so
+
     commit, changed = provenance.git_commit(paths.ROOT)
     told = {provenance.COMMIT: f"{commit} {'changed' if changed else ''}"} if commit else {}
     told |= Settings.handed_down()

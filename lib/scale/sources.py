@@ -5,59 +5,40 @@ folder may be moved, and other files under the same path do not pass for the old
 """
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from lib.base import paths
+from lib.base import files, paths
 from lib.base.missing import Missing
 from lib.data.records import PROMPT, SPECIFICITY, TRAIN, VAL
 
-TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")  # what a model's or dataset's weights need
-WEIGHTS = ("*.safetensors",)
-PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.webp", "*.bmp", "*.gif", "*.tif", "*.tiff")
+TEXTS = (".json", ".jinja", ".model", ".txt")  # what a model's or dataset's weights need
+WEIGHTS = (".safetensors",)
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LISTS = (TRAIN, VAL, PROMPT, SPECIFICITY)
 OPTIONS = {"model": "--model", "dataset": "--data", "judge": "--judge local:"}
-# What an error of the hub says of itself -> what is wrong and what to do; the first that fits.
-REASONS = (
-    (r"No space left|os error 28|Disk quota exceeded",
-     "the disk is full. Make room, or set HF_HOME to a folder on another disk, and run this again: "
-     "what has come already is kept."),
-    (r"PermissionError|Read-only file system",
-     "the folder for downloads cannot be written. Set HF_HOME to a folder of your own."),
-    (r"OfflineModeIsEnabled",
-     "HF_HUB_OFFLINE is set and it was not fetched before. Unset that variable."),
-    (r"GatedRepoError|public gated repositor",
-     "it is gated. Accept its terms on its page there, then type `hf auth login`, or put a token "
-     "that may read it into HF_TOKEN."),
-    (r"DisabledRepoError", "the hub has disabled it."),
-    (r"RepositoryNotFoundError",
-     "there is none of this name, or it is private. Check the spelling; for a private one, put a "
-     "token that may read it into HF_TOKEN."),
-    (r"\b40[13] (Client Error|Forbidden|Unauthorized)|LocalTokenNotFoundError",
-     "the token is refused. Type `hf auth login`, or correct or unset HF_TOKEN."),
-    (r"socksio|ProxyError|Unknown scheme for proxy",
-     "the proxy cannot be used. Correct or unset HTTPS_PROXY and ALL_PROXY (a SOCKS proxy needs "
-     "the package socksio)."),
-    (r"CERTIFICATE_VERIFY_FAILED|SSLCertVerificationError",
-     "this machine does not trust the certificate that is shown. Name your authority's (or "
-     "proxy's) certificate file in SSL_CERT_FILE."),
-    (r"Timeout",
-     "it took too long to answer. Run this again, and it goes on where it stopped; "
-     "HF_HUB_DOWNLOAD_TIMEOUT=60 lets it wait for longer."),
-    (r"Incomplete|RemoteProtocolError|ReadError|Consistency check|ChunkedEncodingError",
-     "the download was cut off. Run this again, and it goes on where it stopped."),
-    (r"ConnectError|ConnectionError|Name or service not known",
-     "the hub cannot be reached. Check the network, and HF_ENDPOINT if you have set it."),
-    (r"\b429\b",
-     "it asks for fewer requests. Wait for some minutes, or put a token into HF_TOKEN."),
-    (r"\b5\d\d Server Error|\b50\d ", "it fails for reasons of its own. Run this again later."),
-)
+REASONS = {  # what an error of the hub says of itself: what is wrong, and what to do; the first
+    r"No space left|os error 28|Disk quota": "the disk is full. Make room, or set HF_HOME.",
+    r"PermissionError|Read-only file system":
+        "the folder for downloads cannot be written. Set HF_HOME to a folder of your own.",
+    r"OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, and it was not fetched before.",
+    r"GatedRepo|gated repositor":
+        "it is gated. Accept its terms on its page there, then type `hf auth login`.",
+    r"DisabledRepo": "the hub has disabled it.",
+    r"RepositoryNotFound": "there is none of this name, or it is private (`hf auth login`).",
+    r"\b40[13] (Client Error|Forbidden|Unauthorized)|LocalTokenNotFound":
+        "the token is refused. Type `hf auth login`, or correct or unset HF_TOKEN.",
+    r"socksio|ProxyError|Unknown scheme for proxy":
+        "the proxy cannot be used. Correct or unset HTTPS_PROXY and ALL_PROXY (SOCKS: socksio).",
+    r"CERTIFICATE_VERIFY_FAILED|SSLCertVerification":
+        "the certificate is not trusted here. Name your authority's file in SSL_CERT_FILE.",
+    r"ConnectError|ConnectionError|Name or service not known":
+        "the hub cannot be reached. Check the network, and HF_ENDPOINT if you have set it.",
+}
 LARGE = 1 << 20  # bytes from which a file's digest is kept
-DIGESTS = ".digests.jsonl"  # of large files, in the runs folder
+DIGESTS = ".digests"  # of large files, in the runs folder
 
 
 def folder(source: str | Path, kind: str = "model") -> Path:
@@ -67,7 +48,7 @@ def folder(source: str | Path, kind: str = "model") -> Path:
     safetensors only, code not at all. Raises Missing, with the reason, when there is neither a
     folder nor a download.
     """
-    return _local(source, kind, TEXTS + (_any_case(PICTURES) if kind == "dataset" else WEIGHTS))
+    return _local(source, kind, TEXTS + (PICTURES if kind == "dataset" else WEIGHTS))
 
 
 @cache
@@ -89,21 +70,15 @@ def _that_count(root: Path, kind: str) -> list[Path]:
     """The files of a folder that determine what is read from it."""
     if kind == "dataset":
         lists = [root / name for name in LISTS if (root / name).is_file()]
-        return [*lists, *_files(root, PICTURES, deep=True)]
-    return [*_files(root, TEXTS, deep=False), *_files(root, WEIGHTS, deep=False)]
+        return [*lists, *_ending(root.rglob("*"), PICTURES)]
+    return [*_ending(root.iterdir(), TEXTS), *_ending(root.iterdir(), WEIGHTS)]
 
 
-def _any_case(patterns: Iterable[str]) -> tuple[str, ...]:
-    """The patterns for names in capitals too: the hub's are compared letter by letter.
-
-    >>> _any_case(["*.bmp"])
-    ('*.[bB][mM][pP]',)
-    """
-    return tuple("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in pattern)
-                 for pattern in patterns)
+def _ending(found: Iterable[Path], endings: Iterable[str]) -> list[Path]:
+    return sorted(file for file in found if file.suffix.lower() in endings)
 
 
-def _local(source: str | Path, kind: str, patterns: tuple[str, ...]) -> Path:
+def _local(source: str | Path, kind: str, endings: tuple[str, ...]) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):
@@ -111,10 +86,10 @@ def _local(source: str | Path, kind: str, patterns: tuple[str, ...]) -> Path:
                       f"(owner/name) either: check what follows {OPTIONS[kind]}.")
     from huggingface_hub import snapshot_download  # here: the laptop profile needs no network
 
-    repository = "dataset" if kind == "dataset" else "model"
-    try:
-        return Path(snapshot_download(str(source), repo_type=repository,
-                                      allow_patterns=list(patterns)))
+    wanted = [f"*{form(ending)}" for ending in endings for form in (str.lower, str.upper)]
+    try:  # the hub compares names letter by letter
+        return Path(snapshot_download(str(source), allow_patterns=wanted,
+                                      repo_type="dataset" if kind == "dataset" else "model"))
     except Exception as error:  # a dozen kinds: offline, gated, unknown, cut off
         raise Missing(f"The {kind} {source} is no folder here and could not be fetched from the "
                       f"hub: {_why(error, str(source))} Or give a local folder with "
@@ -123,29 +98,22 @@ def _local(source: str | Path, kind: str, patterns: tuple[str, ...]) -> Path:
 
 def _why(error: BaseException | None, source: str) -> str:
     """Why the hub gave nothing, and what to do, by the names and words of an error's causes."""
-    words, last = [], error
+    words = []
     while error is not None:
+        last = error
         kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
         words.append(f"{kinds}: {error}".replace(source, ""))
         error = error.__cause__ or error.__context__
     said = "\n".join(words)
-    first = next(iter(str(last).strip().splitlines()), "")[:200]
-    return next((advice for signs, advice in REASONS if re.search(signs, said)),
-                f"{type(last).__name__}: {first}. Check the name and the network.")
+    first = str(last).strip().partition("\n")[0][:200]
+    return next((advice for signs, advice in REASONS.items() if re.search(signs, said)),
+                f"{type(last).__name__}: {first}. Run this again, and it goes on where it stopped.")
 
 
-def _files(root: Path, patterns: Iterable[str], deep: bool) -> list[Path]:
-    """Files whose names fit, whatever their case, in the folder or also below it."""
-    suffixes = tuple(pattern[1:] for pattern in patterns)
-    places = os.walk(root) if deep else [next(os.walk(root))]
-    return sorted(Path(place, name) for place, _, names in places for name in names
-                  if name.lower().endswith(suffixes))
-
-
-def _hash(root: Path, files: Iterable[Path]) -> str:
+def _hash(root: Path, counted: Iterable[Path]) -> str:
     """Of the files' names, from the folder on, and of all that is in them."""
     found = hashlib.sha256()
-    for path in files:
+    for path in counted:
         found.update(f"{path.relative_to(root).as_posix()}\0{_digest(path)}\0".encode())
     return found.hexdigest()[:16]
 
@@ -153,25 +121,12 @@ def _hash(root: Path, files: Iterable[Path]) -> str:
 def _digest(path: Path) -> str:
     """A file's sha256; a large one is read once, and known by its place, size and time then."""
     seen = path.stat()
-    if seen.st_size < LARGE:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    known, key = paths.runs_root() / DIGESTS, [str(path.resolve()), seen.st_size, seen.st_mtime_ns]
-    if (digest := _known(known).get(tuple(key))) is None:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        known.parent.mkdir(parents=True, exist_ok=True)
-        with known.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([key, digest]) + "\n")
+    key = hashlib.sha256(f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns}".encode())
+    known = paths.runs_root() / DIGESTS / key.hexdigest()
+    if seen.st_size >= LARGE and known.exists():
+        return files.read_json(known)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if seen.st_size >= LARGE:
+        files.write_json(known, digest)
     return digest
-
-
-def _known(path: Path) -> dict[tuple, str]:
-    """The digests in a file of the runs folder; half a line, of a killed process, is none."""
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            key, digest = json.loads(line)
-            found[tuple(key)] = digest
-        except (ValueError, TypeError):
-            continue
-    return found

@@ -17,7 +17,6 @@ from lib.base import runs
 from lib.base.missing import Missing
 from lib.model import llava as models
 from lib.model.merged import DTYPE, save_merged
-from lib.model.settings import Runtime
 from lib.running import origins, recipes
 from lib.running.profiles import Profile
 from lib.running.results import Report, Result
@@ -61,39 +60,37 @@ def measured(profile: Profile, run: Run | None, version: str | None = None) -> R
 def joined(frame: pd.DataFrame, profile: Profile, run: Run | None) -> pd.DataFrame:
     """`metrics.per_answer` of a run or the original model, its specificity by the benchmarks.
 
-    The frame as it is if the profile asks for none, and of a run at another weight of PD.
+    Specificity is the mean over benchmarks, as in the paper: each takes the place of a record, so
+    an interval is one over benchmarks. The frame as it is if the profile asks for none, and of a
+    run at another weight of PD.
     """
     swept = run is not None and run.prompt_decouple_weight is not None
     if swept or not profile.benchmarks:
         return frame
-    found = runs.read_json(measured(profile, run).done() / "metrics.json")
-    values = pd.DataFrame([{"benchmark": name, **row} for name, row in found.items()])
-    others = frame[frame["metric"].ne("specificity")]
-    return pd.concat([others, harness.per_answer(values)], ignore_index=True)
+    found = pd.Series(runs.read_json(measured(profile, run).done() / "metrics.json"))
+    values = pd.DataFrame({"split": "generality", "metric": "specificity",
+                           "record": "benchmark/" + found.index, "category": found.index,
+                           "value": found.to_numpy()})
+    return pd.concat([frame[frame["metric"].ne("specificity")], values], ignore_index=True)
 
 
 def _measure(profile: Profile, run: Run | None, version: str, chosen: Sequence[Benchmark],
-             folder: Path, report: Report) -> dict:
+             folder: Path, report: Report) -> dict[str, float]:
     if (here := harness.version()) != version:  # on another machine of a cluster
         raise HarnessError(f"lmms-eval is {here} here, and {version} where this was started: "
                            "install the same on every machine.")
-    runtime = profile.runtime
-    dtype = str(models.dtype_of(runtime)).removeprefix("torch.")
+    dtype = str(models.dtype_of(profile.runtime)).removeprefix("torch.")
+    # Merged on the CPU: the GPU has no room for it beside lmms-eval's.
+    on_the_cpu = replace(profile.runtime, device="cpu", dtype=dtype, attention="sdpa")
     merged = folder / "checkpoint" / "merged"
     try:
         report("merges the adapter")
-        _merge(profile, run, replace(runtime, device="cpu", dtype=dtype, attention="sdpa"), merged)
-        found = harness.measure(merged, folder / "benchmarks", chosen, DTYPE,
-                                models.device_of(runtime), report)
+        model, processor = origins.load(replace(profile, runtime=on_the_cpu))
+        if run is not None:
+            model = models.load_adapter(model, recipes.adapter(profile, run).done() / "adapter")
+        save_merged(model, processor, merged)
+        del model
+        return harness.measure(merged, folder / "benchmarks", chosen, DTYPE,
+                               models.device_of(profile.runtime), report)
     finally:
         shutil.rmtree(merged, ignore_errors=True)
-    found = found.astype(object).where(found.notna(), None)
-    return {row.pop("benchmark"): row for row in found.to_dict("records")}
-
-
-def _merge(profile: Profile, run: Run | None, runtime: Runtime, folder: Path) -> None:
-    """Write the model, merged on the CPU: the GPU has no room for it beside lmms-eval's."""
-    model, processor = origins.load(replace(profile, runtime=runtime))
-    if run is not None:
-        model = models.load_adapter(model, recipes.adapter(profile, run).done() / "adapter")
-    save_merged(model, processor, folder)

@@ -154,7 +154,7 @@ def main(folder: Path) -> None:
     print("lmms-eval", harness.version(), flush=True)
     harness.check(BENCHMARKS)
     found = harness.measure(merged, folder / "out", tasks, "float32", "cpu", print)
-    print(found.to_string(), flush=True)
+    print(found, flush=True)
 
     told("data that cannot be had", folder, merged, BENCHMARKS[4])
     config = json.loads((merged / "config.json").read_text())
@@ -165,9 +165,7 @@ def main(folder: Path) -> None:
     leaks = [path for path in written
              if any(key in path.read_text() for key in ("hf_secret", "sk-secret"))]
     assert not leaks, f"a key was written: {leaks}"
-    values = found.set_index("benchmark")
-    assert (values.loc[["GQA", "VQA", "MM-Vet"], "value"] == 0.5).all()
-    assert (values.n == ROWS).all()
+    assert [found[name] for name in ("GQA", "VQA", "MM-Vet")] == [0.5] * 3
 
 
 if __name__ == "__main__":
