@@ -15,23 +15,23 @@ from lib.scale.judge_cache import Cache, file_name, key
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "judges" / "judge.jsonl"
+    return tmp_path / "judges" / "judge.sqlite"
 
 
 def test_a_verdict_is_there_in_the_next_process(path):
     Cache(path).add((300, 12), "k", Verdict("normal", 0.25))
     Cache(path).add((10, 1), "l", Verdict("refusal"))
     again = Cache(path)
-    assert again.get("k") == Verdict("normal", 0.25)
-    assert repr(again.get("l")) == repr(Verdict("refusal"))
-    assert again.get("m") is None
+    assert again.verdicts().get("k") == Verdict("normal", 0.25)
+    assert repr(again.verdicts().get("l")) == repr(Verdict("refusal"))
+    assert again.verdicts().get("m") is None
     assert again.tokens == (310, 13)
 
 
 def test_what_led_to_no_verdict_is_paid_for_all_the_same(path):
     Cache(path).add((300, 12), "k")
     assert Cache(path).tokens == (300, 12)
-    assert Cache(path).get("k") is None
+    assert Cache(path).verdicts().get("k") is None
 
 
 @pytest.mark.parametrize("torn", [
@@ -46,7 +46,7 @@ def test_a_line_that_was_torn_or_edited_costs_itself_only(path, torn):
         file.write(torn)  # and no end of line: killed here
     Cache(path).add((1, 1), "b", Verdict("harmful"))
     again = Cache(path)
-    assert [again.get(name) and again.get(name).label for name in "abk"] == [
+    assert [again.verdicts().get(name) and again.verdicts().get(name).label for name in "abk"] == [
         "normal", "harmful", None]
 
 
@@ -54,7 +54,7 @@ def test_a_process_sees_what_another_appends(path):
     one, other = Cache(path), Cache(path)
     one.add((1, 2), "k", Verdict("normal"))
     other.refresh()
-    assert other.get("k").label == "normal"
+    assert other.verdicts().get("k").label == "normal"
     assert other.tokens == (1, 2)
 
 
@@ -75,7 +75,7 @@ def test_processes_that_write_at_once_lose_nothing(path):
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     again = Cache(path)
     assert again.tokens == (1500, 1500)
-    assert all(again.get(f"{name} {n} " + "x" * (37 * n % 900))
+    assert all(again.verdicts().get(f"{name} {n} " + "x" * (37 * n % 900))
                for name in "abc" for n in range(500))
 
 
@@ -105,7 +105,7 @@ def test_a_full_disk_is_said_with_the_file():
 
 def test_what_was_paid_for_is_on_the_disk_before_it_is_counted(tmp_path, monkeypatch):
     flushed, sync = [], os.fsync
-    cache = Cache(tmp_path / "judge.jsonl")
+    cache = Cache(tmp_path / "judge.sqlite")
     monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(cache.tokens), sync(handle)))
     cache.add((10, 2))
     assert (flushed, cache.tokens) == ([(0, 0)], (10, 2))

@@ -8,7 +8,7 @@ import pytest
 from lib.evaluation.verdicts import JudgeStopped
 from lib.scale import judge_limits as limits
 from lib.scale import ray_engine
-from lib.scale.judge_limits import OPENAI, Budget, Pace, Settings
+from lib.scale.judge_limits import OPENAI, Budget, Settings
 
 
 def test_settings_come_from_the_environment(monkeypatch):

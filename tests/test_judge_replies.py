@@ -17,9 +17,9 @@ CALL = {"name": "grade", "arguments": VERDICT}
 
 
 def ask(server, path, chosen, **settings):
-    cache, judge = Cache(path / "judge.jsonl"), ServerJudge("tiny", fast(server, **settings))
+    cache, judge = Cache(path / "judge.sqlite"), ServerJudge("tiny", fast(server, **settings))
     judge.ask({str(n): item for n, item in enumerate(chosen)}, cache)
-    verdicts = [cache.get(str(n)) for n in range(len(chosen))]
+    verdicts = [cache.verdicts().get(str(n)) for n in range(len(chosen))]
     return [verdict and verdict.label for verdict in verdicts]
 
 
@@ -240,7 +240,7 @@ def test_an_error_cannot_colour_a_terminal_or_break_a_log():
 def test_a_server_that_counts_what_cannot_be_is_not_believed(used, tmp_path):
     with serving(lambda h, body, n: http.say(h, '{"label": "normal"}', used)) as server:
         assert ask(server, tmp_path, items(2)) == ["normal"] * 2
-    assert 600 < sum(Cache(next(tmp_path.rglob("*.jsonl"))).tokens) < 5000
+    assert 600 < sum(Cache(next(tmp_path.rglob("*.sqlite"))).tokens) < 5000
 
 
 @pytest.mark.parametrize(("header", "wait"), [("7", 7), ("-7", 0), ("inf", 0), ("nan", 0),

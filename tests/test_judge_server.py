@@ -22,9 +22,9 @@ from lib.scale.judge_server import GIVE_UP, ServerJudge
 
 def ask(server, path, chosen, done=lambda count: None, **settings):
     """The labels of some items (None: failed), through a cache in `path`."""
-    cache, judge = Cache(path / "judge.jsonl"), ServerJudge("tiny", fast(server, **settings))
+    cache, judge = Cache(path / "judge.sqlite"), ServerJudge("tiny", fast(server, **settings))
     judge.ask({str(n): item for n, item in enumerate(chosen)}, cache, done)
-    verdicts = [cache.get(str(n)) for n in range(len(chosen))]
+    verdicts = [cache.verdicts().get(str(n)) for n in range(len(chosen))]
     return [verdict and verdict.label for verdict in verdicts]
 
 
@@ -350,9 +350,9 @@ def test_the_cap_in_tokens_is_not_passed_and_what_was_paid_for_is_kept(tmp_path)
         with pytest.raises(JudgeStopped, match="cap of 3,120 tokens"):
             ask(server, tmp_path, items(40), max_tokens=cap)
         asked = len(server.seen)
-        assert sum(Cache(tmp_path / "judge.jsonl").tokens) == asked * sum(http.USED) <= cap
+        assert sum(Cache(tmp_path / "judge.sqlite").tokens) == asked * sum(http.USED) <= cap
         assert asked >= 8
-        lines = (tmp_path / "judge.jsonl").read_text().splitlines()
+        lines = (tmp_path / "judge.sqlite").read_text().splitlines()
         assert sum("label" in json.loads(line) for line in lines) == asked
 
 
@@ -377,13 +377,13 @@ def test_what_earlier_runs_have_spent_counts_towards_the_cap(tmp_path):
 def test_a_request_that_may_have_been_billed_counts_as_billed(fault, timeout, tmp_path):
     with serving(first(fault)) as server:
         ask(server, tmp_path, items(1), timeout=timeout, retries=9)
-    assert Cache(tmp_path / "judge.jsonl").tokens[0] > http.USED[0]
+    assert Cache(tmp_path / "judge.sqlite").tokens[0] > http.USED[0]
 
 
 def test_a_request_that_was_turned_away_costs_nothing(tmp_path):
     with serving(first(PASSING["too many requests"], PASSING["overload"])) as server:
         ask(server, tmp_path, items(1))
-    assert Cache(tmp_path / "judge.jsonl").tokens == http.USED
+    assert Cache(tmp_path / "judge.sqlite").tokens == http.USED
 
 
 @pytest.mark.parametrize("used", [None, (0, 0), (300.0, 12), (None, None), (-1, 2), ("300", "12")])
@@ -391,7 +391,7 @@ def test_a_server_that_does_not_count_tokens_is_estimated_from_above(used, tmp_p
     with serving(lambda h, body, n: say(h, '{"label": "normal"}', used=used)) as server:
         ask(server, tmp_path, items(1))
     size = len(json.dumps(server.seen[0]["body"]["messages"]))
-    prompt, reply = Cache(tmp_path / "judge.jsonl").tokens
+    prompt, reply = Cache(tmp_path / "judge.sqlite").tokens
     assert prompt == pytest.approx(size / 2, rel=0.05)
     assert reply == 60
 
@@ -401,17 +401,17 @@ def test_a_long_reply_that_nobody_counted_counts_by_its_length(tmp_path):
     with serving(lambda h, body, n: say(h, said, used=None)) as server:
         ask(server, tmp_path, items(1), options={"max_tokens": None})
     assert server.seen[0]["body"].keys() == {"model", "messages", "temperature"}
-    assert Cache(tmp_path / "judge.jsonl").tokens[1] > 600
+    assert Cache(tmp_path / "judge.sqlite").tokens[1] > 600
 
 
 def test_the_cap_holds_where_nobody_counts(tmp_path):
     with (serving(lambda h, body, n: say(h, '{"label": "normal"}', used=None)) as server,
           pytest.raises(JudgeStopped, match="cap of 5,000 tokens")):
         ask(server, tmp_path, items(40), max_tokens=5000)
-    spent = sum(Cache(tmp_path / "judge.jsonl").tokens)
+    spent = sum(Cache(tmp_path / "judge.sqlite").tokens)
     assert 4000 < spent <= 5000
     assert len(server.seen) == sum("label" in line for line in
-                                   (tmp_path / "judge.jsonl").read_text().splitlines())
+                                   (tmp_path / "judge.sqlite").read_text().splitlines())
 
 
 # Killed.
@@ -426,13 +426,13 @@ from lib.scale.judge_limits import Settings
 from lib.scale.judge_server import ServerJudge
 judge = ServerJudge("tiny", Settings(address=sys.argv[1], key_variable="", concurrency=3))
 cache = Cache(Path(sys.argv[2]))
-wanted = {str(n): item for n, item in enumerate(items(60)) if cache.get(str(n)) is None}
+wanted = {str(n): item for n, item in enumerate(items(60)) if cache.verdicts().get(str(n)) is None}
 judge.ask(wanted, cache)
 """
 
 
 def test_a_kill_loses_nothing_but_the_requests_under_way(tmp_path):
-    path, enough = tmp_path / "judge.jsonl", threading.Event()
+    path, enough = tmp_path / "judge.sqlite", threading.Event()
 
     def answer(handler, body, n):
         if n >= 30:
@@ -448,8 +448,8 @@ def test_a_kill_loses_nothing_but_the_requests_under_way(tmp_path):
         victim.wait()
         time.sleep(0.1)
         asked = len(server.seen)
-        kept = sum(Cache(path).get(str(n)) is not None for n in range(60))
+        kept = sum(Cache(path).verdicts().get(str(n)) is not None for n in range(60))
         assert asked - 3 <= kept <= asked
         subprocess.run(command, cwd=ROOT, check=True)
         assert len(server.seen) == asked + 60 - kept
-    assert all(Cache(path).get(str(n)) for n in range(60))
+    assert all(Cache(path).verdicts().get(str(n)) for n in range(60))

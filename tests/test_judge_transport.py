@@ -163,7 +163,7 @@ def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_pa
         with (serving(lambda h, body, n: send(h, b"", status, Location=place)) as server,
               pytest.raises(JudgeStopped) as stopped):
             ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
-                {"0": items(1)[0]}, Cache(tmp_path / "judge.jsonl"))
+                {"0": items(1)[0]}, Cache(tmp_path / "judge.sqlite"))
         assert other.seen == []
         assert f"It sends to {other.address}, where nothing was sent" in str(stopped.value)
     assert len(server.seen) == 1
@@ -176,7 +176,7 @@ def test_a_redirect_that_spells_the_key_is_shown_without_it(tmp_path, monkeypatc
     with (serving(lambda h, body, n: send(h, b"", 302, Location=f"/v1/{KEY}")) as server,
           pytest.raises(JudgeStopped, match=r"It sends to \*\*\*, where")):
         ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
-            {"0": items(1)[0]}, Cache(tmp_path / "judge.jsonl"))
+            {"0": items(1)[0]}, Cache(tmp_path / "judge.sqlite"))
 
 
 # Proxies.
@@ -236,7 +236,7 @@ def test_where_a_proxy_is_not_there_it_is_among_what_to_check(tmp_path, monkeypa
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:word@127.0.0.1:{port}")
     settings = Settings(address="https://far.example/v1", key_variable="", retries=0, timeout=5)
     with pytest.raises(JudgeStopped, match="up, and the proxy in HTTPS_PROXY") as stopped:
-        ServerJudge("tiny", settings).ask(dict(enumerate(items(12))), Cache(tmp_path / "j.jsonl"))
+        ServerJudge("tiny", settings).ask(dict(enumerate(items(12))), Cache(tmp_path / "j.sqlite"))
     assert "word" not in str(stopped.value)
 
 
@@ -293,7 +293,7 @@ def secure(certificate):
 def asks(address, tmp_path, monkeypatch):
     """One item, with settings that would retry for minutes."""
     monkeypatch.setenv("A_KEY", KEY)
-    cache = Cache(tmp_path / "judge.jsonl")
+    cache = Cache(tmp_path / "judge.sqlite")
     judge = ServerJudge("tiny", Settings(address=address, key_variable="A_KEY", retries=6,
                                          back_off=20))
     began = time.monotonic()
@@ -301,7 +301,7 @@ def asks(address, tmp_path, monkeypatch):
         judge.ask({"0": items(1)[0]}, cache)
     finally:
         assert time.monotonic() - began < 8
-    return cache.get("0").label
+    return cache.verdicts().get("0").label
 
 
 def test_a_certificate_that_is_not_trusted_stops_the_judge_at_once_with_its_reason(
@@ -348,7 +348,7 @@ def test_a_client_may_be_used_by_many_threads_and_leaves_none_behind(tmp_path):
     before = threading.active_count()
     with serving(right) as server:
         ServerJudge("tiny", fast(server)).ask(
-            {str(n): item for n, item in enumerate(items(30))}, Cache(tmp_path / "judge.jsonl"))
+            {str(n): item for n, item in enumerate(items(30))}, Cache(tmp_path / "judge.sqlite"))
         assert len(server.seen) == 30
     time.sleep(0.1)
     assert threading.active_count() <= before + 8  # connections that the server still holds

@@ -11,8 +11,8 @@ from lib.evaluation import judges
 from lib.evaluation.known_answers import OF_EVERY_DAY, OF_GUARDS, Known
 from lib.evaluation.refusal_rule import RefusalRule
 from lib.evaluation.verdicts import ABSTAINED, FAILED, Item, Judge, Report, Verdict
+from lib.scale import guard_prompts, judge_prompts, sources
 from lib.scale.judge_cache import Cache, file_name, key
-from lib.scale.judge_limits import Settings, reply_tokens
 
 
 def get(name: str, folder: Path, refusals: Iterable[str] | None = None) -> Judge:
@@ -20,10 +20,8 @@ def get(name: str, folder: Path, refusals: Iterable[str] | None = None) -> Judge
     check(name)
     kind, model, other = _parts(name)
     if kind == "server":
-        from lib.scale.judge_server import ServerJudge  # here, as the others need no HTTP
-        return AskingJudge(ServerJudge(model, Settings.from_environment()), folder)
-    from lib.scale import guard_prompts
-    from lib.scale.judge_local import LocalJudge
+        return AskingJudge(_server(model), folder)
+    from lib.scale.judge_local import LocalJudge  # here, as a server's judge needs no torch
     if kind == "local":
         return AskingJudge(LocalJudge(model), folder)
     asked = AskingJudge(LocalJudge(model, guard_prompts), folder, OF_GUARDS)
@@ -39,12 +37,11 @@ def identity(name: str) -> dict:
     """
     kind, model, other = _parts(name)
     if kind == "server":
-        from lib.scale.judge_server import ServerJudge
-        asker = ServerJudge(model, Settings.from_environment())
+        asker = _server(model)
         return {"model": asker.name, "prompts": asker.wording.VERSION, "options": asker.options}
-    from lib.scale import guard_prompts, judge_prompts, sources
+    from lib.scale.judge_limits import LocalSettings
     wording = judge_prompts if kind == "local" else guard_prompts
-    tokens = reply_tokens() or wording.MAX_REPLY_TOKENS
+    tokens = LocalSettings.from_environment().reply_tokens or wording.MAX_REPLY_TOKENS
     found = {**sources.identity(model, "judge"), "prompts": wording.VERSION,
              "options": {"reply_tokens": tokens}}
     if kind == "local":
@@ -57,36 +54,39 @@ def check(name: str) -> None:
     """As `evaluation.judges.check`, of a name that is not "rules"."""
     kind, model, other = _parts(name)
     if kind == "server":
-        from lib.scale import judge_transport as transport  # here, as the others need no HTTP
+        from lib.scale.judge_transport import way
 
-        settings = Settings.from_environment()
+        settings = _server(model).settings
         settings.check()
-        transport.client(settings, settings.key())
-    if kind == "guard":
+        way(settings)
+        return
+    from lib.scale.judge_limits import LocalSettings
+
+    LocalSettings.from_environment()
+    is_folder = Path(model).is_dir()
+    if is_folder and not Path(model, "config.json").is_file():
+        raise ValueError(f"The judge's folder {model!r} holds no model: there is no config.json.")
+    if not is_folder and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        raise ValueError(f"There is no judge's folder {model!r}, and it is no hub name "
+                         "(owner/name) either: check what follows --judge.")
+    if other:
         judges.check(other)
-    if kind in ("local", "guard"):
-        reply_tokens()
-        _check_place(model)
 
 
 def _parts(name: str) -> tuple[str, str, str]:
     """A judge's kind, its model, and the name of the one beside it."""
-    kind, _, model = name.partition(":")
-    model, _, other = model.partition("+") if kind == "guard" else (model, "", "")
-    known = kind in ("local", "server") or (kind == "guard" and other)
-    if model and known:
-        return kind, model, other
+    found = re.fullmatch(r"(?:(local|server):(.+)|(guard):([^+]+)\+(.+))", name)
+    if found:
+        return found[1] or found[3], found[2] or found[4], found[5] or ""
     raise ValueError(f"There is no judge {name!r}; known: rules, local:MODEL (a folder or hub name "
                      "of an instruction model), server:MODEL (at an OpenAI-compatible address), "
                      "guard:MODEL+JUDGE (a local guard, and one of the others beside it).")
 
 
-def _check_place(model: str) -> None:
-    if Path(model).is_dir() and not Path(model, "config.json").is_file():
-        raise ValueError(f"The judge's folder {model!r} holds no model: there is no config.json.")
-    if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise ValueError(f"There is no judge's folder {model!r}, and it is no hub name "
-                         "(owner/name) either: check what follows --judge.")
+def _server(model: str):
+    from lib.scale.judge_limits import Settings  # here, as the others need no HTTP
+    from lib.scale.judge_server import ServerJudge
+    return ServerJudge(model, Settings.from_environment())
 
 
 class AskingJudge:
@@ -105,32 +105,31 @@ class AskingJudge:
 
     def judge(self, items: Sequence[Item], report: Report = lambda text: None) -> list[Verdict]:
         """One verdict per item; those that are not kept yet are asked for."""
-        keys = [self._key(item) for item in items]
-        self._cache.refresh()
-        missing = {key: item for key, item in zip(keys, items, strict=True)
-                   if self._cache.get(key) is None}
+        keys, kept = [self._key(item) for item in items], self._cache.verdicts()
+        missing = {key: item for key, item in zip(keys, items, strict=True) if key not in kept}
         if missing:
-            self._pass_gate(report)
+            if not self._trusted:
+                report(f"{len(self.known)} known answers are put to {self.name}")
+                judges.known_answers(self)
+                self._trusted = True
             began = time.monotonic()
             self.asker.ask(missing, self._cache,
                            lambda done: report(_said(done, len(missing), began)))
-        return [self._cache.get(key) or FAILED for key in keys]
+        return self._kept(keys)
 
     def afresh(self, items: Sequence[Item]) -> list[Verdict]:
         """One verdict per item, all of them asked for now, whatever is kept."""
         keys = {f"{self._key(item)} {uuid.uuid4()}": item for item in items}
         self.asker.ask(keys, self._cache)
-        return [self._cache.get(key) or FAILED for key in keys]
+        return self._kept(keys)
 
     def _key(self, item: Item) -> str:
         wording = self.asker.wording
         return key(self.asker.name, self.asker.options, wording.VERSION, wording.messages(item))
 
-    def _pass_gate(self, report: Report) -> None:
-        if not self._trusted:
-            report(f"{len(self.known)} known answers are put to {self.name}")
-            judges.known_answers(self)
-            self._trusted = True
+    def _kept(self, keys: Iterable[str]) -> list[Verdict]:
+        kept = self._cache.verdicts()
+        return [kept.get(key, FAILED) for key in keys]
 
 
 class GuardedJudge:
