@@ -1,6 +1,7 @@
 """The judge behind HTTP, against a real server that times out, fails, babbles and hangs up."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -8,7 +9,6 @@ import sys
 import threading
 import time
 from email.utils import formatdate
-from itertools import pairwise
 
 import judge_on_http as http
 import pytest
@@ -315,23 +315,11 @@ def test_requests_start_no_faster_than_the_rate_limit(tmp_path):
     assert starts[-1] - starts[0] >= 5 * 0.1 - 0.05
 
 
-def test_when_the_server_asks_for_rest_nobody_starts_a_request(tmp_path):
+def test_a_wait_that_the_server_asks_for_is_kept(tmp_path):
     with serving(first(lambda h: refuse(h, 429, Retry_After="0.5"))) as server:
-        ask(server, tmp_path, items(6), concurrency=2)
-    starts = sorted(seen["at"] for seen in server.seen)
-    rests = [later - earlier for earlier, later in pairwise(starts)]
-    assert max(rests) >= 0.45
-    assert len(starts) == 7
-
-
-def test_waits_between_retries_grow(tmp_path):
-    with serving(first(*[PASSING["an error inside"]] * 3)) as server:
-        ask(server, tmp_path, items(1), back_off=0.1)
-    starts = [seen["at"] for seen in server.seen]
-    waits = [later - earlier for earlier, later in pairwise(starts)]
-    assert waits[0] >= 0.05
-    assert waits[1] >= 0.1
-    assert waits[2] >= 0.2
+        assert ask(server, tmp_path, items(1)) == ["normal"]
+    before, after = (seen["at"] for seen in server.seen)
+    assert after - before >= 0.45
 
 
 def test_progress_counts_every_item_once(tmp_path):
@@ -352,8 +340,7 @@ def test_the_cap_in_tokens_is_not_passed_and_what_was_paid_for_is_kept(tmp_path)
         asked = len(server.seen)
         assert sum(Cache(tmp_path / "judge.sqlite").tokens) == asked * sum(http.USED) <= cap
         assert asked >= 8
-        lines = (tmp_path / "judge.sqlite").read_text().splitlines()
-        assert sum("label" in json.loads(line) for line in lines) == asked
+        assert len(Cache(tmp_path / "judge.sqlite").verdicts()) == asked
 
 
 def test_the_cap_in_money_counts_by_the_prices_given(tmp_path):
@@ -390,10 +377,8 @@ def test_a_request_that_was_turned_away_costs_nothing(tmp_path):
 def test_a_server_that_does_not_count_tokens_is_estimated_from_above(used, tmp_path):
     with serving(lambda h, body, n: say(h, '{"label": "normal"}', used=used)) as server:
         ask(server, tmp_path, items(1))
-    size = len(json.dumps(server.seen[0]["body"]["messages"]))
-    prompt, reply = Cache(tmp_path / "judge.sqlite").tokens
-    assert prompt == pytest.approx(size / 2, rel=0.05)
-    assert reply == 60
+    size = len(json.dumps(server.seen[0]["body"], separators=(",", ":")))
+    assert Cache(tmp_path / "judge.sqlite").tokens == (math.ceil(size / 2), 60)
 
 
 def test_a_long_reply_that_nobody_counted_counts_by_its_length(tmp_path):
@@ -408,10 +393,9 @@ def test_the_cap_holds_where_nobody_counts(tmp_path):
     with (serving(lambda h, body, n: say(h, '{"label": "normal"}', used=None)) as server,
           pytest.raises(JudgeStopped, match="cap of 5,000 tokens")):
         ask(server, tmp_path, items(40), max_tokens=5000)
-    spent = sum(Cache(tmp_path / "judge.sqlite").tokens)
-    assert 4000 < spent <= 5000
-    assert len(server.seen) == sum("label" in line for line in
-                                   (tmp_path / "judge.sqlite").read_text().splitlines())
+    cache = Cache(tmp_path / "judge.sqlite")
+    assert 4000 < sum(cache.tokens) <= 5000
+    assert len(server.seen) == len(cache.verdicts())
 
 
 # Killed.

@@ -86,7 +86,8 @@ def only_thought(reply: Reply) -> bool:
 def _text(content: str | list | None) -> str:
     """A message's content, in one piece or in parts, some of which may be no text."""
     if isinstance(content, list):
-        content = "".join(part["text"] for part in content if part["type"] == "text")
+        content = "".join(part["text"] for part in content
+                          if part["type"] in ("text", "output_text"))
     if not isinstance(content, str | None):
         raise TypeError("content is not text")
     return content or ""

@@ -9,6 +9,7 @@ The key goes from the environment into one header, is never followed to another 
 out of whatever the server says before that is shown.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 
@@ -188,10 +189,10 @@ class _Asking:
         if status in (404, 405) or status < 400:
             return (f"Check the model's name ({self.judge.model}) and {PREFIX}ADDRESS; most "
                     "addresses end in /v1.")
-        return ("Check that it knows this model and every field of the request: a field is "
-                f"changed, or with null left out, by {PREFIX}OPTIONS, such as "
-                f'{{"max_tokens": null, "max_completion_tokens": {self.judge.longest()}, '
-                '"temperature": null} for many reasoning models.')
+        options = {**self.judge.options, "max_tokens": None, "temperature": None,
+                   "max_completion_tokens": self.judge.longest() or None}
+        return ("Check that it knows this model and every field of the request; for a reasoning "
+                f"model, set {PREFIX}OPTIONS to {json.dumps(options)}, say.")
 
     def _gives_up(self, last: _Unjudged) -> str:
         begun = (f"The judge's server at {self.settings.address} has left {GIVE_UP} answers in a "

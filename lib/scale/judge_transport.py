@@ -90,7 +90,8 @@ class Client(httpx.AsyncClient):
             tokens = most[0], max(most[1], math.ceil(len(said) * TOKENS_PER_BYTE))
         self.cache.add(tokens)
         if reply is None:
-            raise httpx.DecodingError("a response that is not a chat completion")
+            raise httpx.DecodingError("a response that is not a chat completion, such as "
+                                      "the web page of another server")
 
     async def _whole(self, request: httpx.Request) -> httpx.Response:
         # Of what openai's client adds nothing is sent: it takes headers from the environment.
