@@ -53,7 +53,7 @@ def test_a_variable_of_another_kind_is_named_and_not_shown(name, text, message, 
     ({"address": "https://host/v1?key=secret"}, "no user, password"),
     ({"address": "https://host/v1#secret"}, "no user, password"),
     ({"address": "https://secret@host:port/v1"}, "a number after a colon"),
-    ({"address": "http://host:99999/v1"}, "Port out of range"),
+    ({"address": "http://host:999999/v1"}, "begin with"),
     ({"address": "http://host:0/v1"}, "a number after a colon"),
     ({"address": "http://[::1/v1"}, "has to begin with"),
     ({"address": "http://my host/v1"}, "query or space"),
@@ -71,9 +71,6 @@ def test_a_variable_of_another_kind_is_named_and_not_shown(name, text, message, 
     ({"timeout": float("inf")}, "timeout"),
     ({"key_variable": "sk-secret"}, "not the key itself"),
     ({"key_variable": "secret123"}, "not the key itself"),
-    ({"options": {"stream": True}}, "cannot set stream"),
-    ({"options": {"messages": []}}, "cannot set messages"),
-    ({"options": {"max_tokens": "60"}}, "whole numbers above 0"),
 ])
 def test_settings_that_cannot_work_are_refused_without_showing_a_secret(fields, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -83,8 +80,6 @@ def test_settings_that_cannot_work_are_refused_without_showing_a_secret(fields, 
 
 ADDRESSES = [
     ("https://host/v1", False),
-    ("https://host/v1/", False),
-    ("https://host/v1/chat/completions", False),
     ("HTTP://LocalHost:8000/v1", True),
     ("http://127.0.0.1:8000/v1", True),
     ("http://127.8.9.1/v1", True),
@@ -102,7 +97,7 @@ def test_an_address_is_understood_as_people_write_it(address, is_local, monkeypa
     monkeypatch.setenv("MY_KEY", "sk-secret")
     monkeypatch.setenv("SAFEERASER_JUDGE_KEY_VARIABLE", "MY_KEY ")
     settings = Settings.from_environment()
-    assert settings.address == address.partition("/v1")[0] + "/v1"
+    assert settings.address == address
     assert settings.is_local == is_local
     if is_local or address.startswith("https"):
         assert settings.key() == "sk-secret"
@@ -141,7 +136,9 @@ def test_the_key_is_read_when_it_is_used_and_is_no_setting(monkeypatch):
     settings = Settings(key_variable="MY_KEY")
     assert settings.key() == "sk-secret"
     assert "sk-secret" not in repr(settings)
-    assert Settings(key_variable="").key() == Settings(key_variable="NOT_SET").key() == ""
+    assert Settings(key_variable="").key() == ""
+    with pytest.raises(ValueError, match="The key in NOT_SET .*is missing"):
+        Settings(key_variable="NOT_SET").key()
 
 
 @pytest.mark.parametrize(("key", "address"), [

@@ -49,6 +49,13 @@ def test_the_request_is_a_greedy_chat_completion_with_the_key_in_its_header(tmp_
     assert (seen["body"]["model"], seen["body"]["temperature"]) == ("tiny", 0)
 
 
+@pytest.mark.parametrize("end", ["", "/", "/chat/completions"])
+def test_an_address_is_taken_as_people_write_it(end, tmp_path):
+    with serving(right) as server:
+        assert ask(server, tmp_path, items(1), address=server.address + end) == ["normal"]
+    assert server.seen[0]["path"] == "/v1/chat/completions"
+
+
 def test_without_a_key_no_header_is_sent(tmp_path):
     with serving(right) as server:
         ask(server, tmp_path, items(1))
@@ -213,7 +220,7 @@ def test_an_error_sent_as_a_success_stops_the_judge_like_any_other(tmp_path):
 
 
 STOPPING = [
-    ("a wrong key", 401, {}, "Check the key in the environment variable A_KEY"),
+    ("a wrong key", 401, {}, "Check the key in the environment variable 'A_KEY'"),
     ("a key without rights", 403, {}, "A_KEY"),
     ("an unknown model", 404, {}, "Check the model's name"),
     ("a bill", 402, {}, "credit"),

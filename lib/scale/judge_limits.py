@@ -11,11 +11,10 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
-from typing import Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from lib.evaluation.verdicts import JudgeStopped
@@ -23,11 +22,13 @@ from lib.evaluation.verdicts import JudgeStopped
 PREFIX = "SAFEERASER_JUDGE_"
 OPENAI = "https://api.openai.com/v1"
 OPENAI_ADDRESS, OPENAI_KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"  # variables of OpenAI's own client
-ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d{1,5})?(/[^\s?#@]*)?", re.IGNORECASE)
+ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:[1-9]\d{0,4})?(/[^\s?#@]*)?", re.I)
+THIS_MACHINE = re.compile(r"localhost|127(\.\d+){3}|0\.0\.0\.0|::1?")
 MILLION = 1_000_000
 GIVE_UP = 10  # items in a row without a verdict, for a reason that is the same for all
-LENGTHS = ("max_tokens", "max_completion_tokens")  # what servers call a reply's longest
 TOKENS_PER_BYTE = 0.5  # of a prompt, until a server has counted one: English has about 0.25
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class LocalSettings(BaseSettings):
@@ -38,21 +39,20 @@ class LocalSettings(BaseSettings):
                                       hide_input_in_errors=True, populate_by_name=True)
 
     # Tokens of a reply, with what a reasoning model thinks; 0: enough for a verdict.
-    reply_tokens: int = Field(0, ge=0)
+    reply_tokens: Count = 0
 
     @classmethod
     def from_environment(cls) -> Self:
         """As the environment says. Raises ValueError, a sentence that names the variable."""
         try:
             return cls()
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0]) if first["loc"] else "max_cost"
-            why = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{PREFIX}{name.removeprefix(PREFIX).upper()} cannot be used: {why}."
-                             ) from None
         except SettingsError:
             raise ValueError(f"{PREFIX}OPTIONS has to be a JSON object.") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = PREFIX + str(first["loc"][0]).removeprefix(PREFIX).upper()
+            why = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{variable} cannot be used: {why}.") from None
 
 
 class Settings(LocalSettings):
@@ -62,23 +62,23 @@ class Settings(LocalSettings):
     address: str = Field(OPENAI, validation_alias=AliasChoices(f"{PREFIX}ADDRESS", OPENAI_ADDRESS))
     key_variable: str = OPENAI_KEY  # the environment variable with the key; "" for no key
     concurrency: int = Field(8, ge=1)  # requests at once
-    requests_per_minute: float = Field(0, ge=0, allow_inf_nan=False)  # 0: as fast as they come
+    requests_per_minute: Amount = 0  # 0: as fast as they are answered
     timeout: float = Field(60, gt=0, allow_inf_nan=False)  # seconds for a whole request
-    retries: int = Field(8, ge=0)  # of a request that failed in a way that may pass: for a minute
-    max_tokens: int = Field(5_000_000, ge=0)  # spent in all runs of the profile; 0: no cap
-    max_cost: float = Field(0, ge=0, allow_inf_nan=False)  # the same in money; 0: no cap
-    price_prompt: float = Field(0, ge=0, allow_inf_nan=False)  # per million tokens
-    price_reply: float = Field(0, ge=0, allow_inf_nan=False)
+    retries: Count = 8  # of a request that failed in a way that may pass: for about a minute
+    max_tokens: Count = 5_000_000  # spent in all runs of the profile, prompt and reply; 0: no cap
+    price_prompt: Amount = 0  # per million tokens
+    price_reply: Amount = 0
+    max_cost: Amount = 0  # the same cap in money; 0: no cap
     options: dict = {}  # fields of the request to add; None removes one
 
     @field_validator("address")
     @classmethod
     def _can_be_sent_to(cls, address: str) -> str:
-        if not ADDRESS.fullmatch(address) or urlsplit(address).port == 0:
+        if not ADDRESS.fullmatch(address):
             raise ValueError("it has to begin with http:// or https:// and a host, with a number "
                              "after a colon for its port, if any, and to hold no user, password, "
                              f"query or space, such as {OPENAI} or http://localhost:8000/v1")
-        return address.rstrip("/").removesuffix("/chat/completions")
+        return address
 
     @field_validator("key_variable")
     @classmethod
@@ -88,32 +88,18 @@ class Settings(LocalSettings):
                              "capital letters, and not the key itself")
         return name
 
-    @field_validator("options")
+    @field_validator("max_cost")
     @classmethod
-    def _can_be_added(cls, options: dict) -> dict:
-        if odd := {"messages", "stream"} & set(options):
-            raise ValueError(f"they cannot set {', '.join(sorted(odd))}")
-        lengths = [options[name] for name in LENGTHS if options.get(name) is not None]
-        if not all(type(value) is int and value > 0 for value in lengths):
-            raise ValueError(f"{' and '.join(LENGTHS)} are whole numbers above 0, or null")
-        return options
-
-    @model_validator(mode="after")
-    def _has_prices(self) -> Self:
-        if self.max_cost and not (self.price_prompt or self.price_reply):
+    def _has_prices(cls, cost: float, others: ValidationInfo) -> float:
+        if cost and not (others.data.get("price_prompt") or others.data.get("price_reply")):
             raise ValueError(f"a cap in money needs prices per million tokens: set {PREFIX}"
                              f"PRICE_PROMPT and {PREFIX}PRICE_REPLY to what your provider asks")
-        return self
+        return cost
 
     @property
     def is_local(self) -> bool:
         """Whether the address is on this machine, so that nothing goes over a network."""
-        host = urlsplit(self.address).hostname or ""
-        try:
-            place = ip_address(host)
-        except ValueError:
-            return host == "localhost"
-        return place.is_loopback or place.is_unspecified
+        return bool(THIS_MACHINE.fullmatch(urlsplit(self.address).hostname))
 
     @classmethod
     def handed_down(cls) -> dict[str, str]:
@@ -122,43 +108,34 @@ class Settings(LocalSettings):
         return {name: os.environ[name] for name in names if name in os.environ}
 
     def key(self) -> str:
-        """The key, or "" where there is none. Raises ValueError rather than send it in the open."""
-        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
-        where = f"The key in {self.key_variable}"
-        if key and not re.fullmatch(r"[!-~]+", key):
-            raise ValueError(f"{where} has characters that no key has: set it again.")
-        if key and key in self.address:
-            raise ValueError(f"{where} is in the address as well, and would be shown in logs: "
-                             "take it out there.")
-        if key and not self.is_local and urlsplit(self.address).scheme == "http":
-            raise ValueError(f"{where} would go over the network unencrypted: use an https:// "
-                             f"address, or set {PREFIX}KEY_VARIABLE to the empty text if that "
-                             "server needs no key.")
-        return key
+        """The key, or "" where none is needed.
 
-    def check(self) -> None:
-        """Raise ValueError if these cannot work here: the key is missing, or must not be sent."""
-        key, chosen = self.key(), self.key_variable not in ("", OPENAI_KEY)
-        if self.key_variable and not key and (chosen or self.address.startswith(OPENAI)):
-            raise ValueError(f"The judge's server at {self.address} is to be given the key in the "
-                             f"environment variable {self.key_variable}, and that is empty: set "
-                             f"it, or set {PREFIX}KEY_VARIABLE to the empty text if the server "
-                             f"needs no key, or {PREFIX}ADDRESS if it is another one.")
+        Raises ValueError, without the key in it, if it is missing or must not be sent.
+        """
+        name = self.key_variable
+        key = os.environ.get(name, "").strip() if name else ""
+        is_needed = name and (name != OPENAI_KEY or self.address.startswith(OPENAI))
+        in_the_open = self.address.lower().startswith("http:") and not self.is_local
+        for wrong, why in (
+                (is_needed and not key, "is missing: set that variable"),
+                (not re.fullmatch(r"[!-~]*", key), "has characters that no key has: set it again"),
+                (key and key in self.address, "is in the address, too, where logs would show it"),
+                (key and in_the_open, "would go over the network unencrypted: use https://")):
+            if wrong:
+                raise ValueError(f"The key in {name} for the judge's server {why}; or set {PREFIX}"
+                                 f"KEY_VARIABLE to the empty text if that server needs no key, or "
+                                 f"{PREFIX}ADDRESS if it is another one.")
+        return key
 
 
 def ran_out(thought: bool, cut: bool, tokens: int) -> str:
-    """Why a reply holds no verdict, as a clause, if it was cut off or is no more than a thought."""
+    """Why a reply holds no verdict, and what to do, if it was cut off or is but a thought."""
     its = f"its {tokens:,} tokens" if tokens else "its tokens"
-    if not cut:
-        return "it thought and said nothing after that"
-    return (f"it thought until {its} were used up" if thought else
-            f"{its} were used up before it came to a verdict")
-
-
-def more_tokens(tokens: int) -> str:
-    """What to do about replies that ran out, as a sentence."""
-    return (f"If it is a reasoning model, set {PREFIX}REPLY_TOKENS to what it needs to think, "
-            f"such as {max(2000, 2 * tokens)}")
+    why = (f"it thought until {its} were used up" if thought and cut else
+           f"{its} were used up before it came to a verdict" if cut else
+           "it thought and said nothing after that")
+    return (f"{why}. If it is a reasoning model, set {PREFIX}REPLY_TOKENS to what it needs to "
+            f"think, such as {max(2000, 2 * tokens)}")
 
 
 class Budget:

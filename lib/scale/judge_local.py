@@ -15,7 +15,7 @@ from lib.evaluation.verdicts import ABSTAINED, Item, JudgeStopped
 from lib.scale import judge_prompts as prompts
 from lib.scale import sources
 from lib.scale.judge_cache import Cache
-from lib.scale.judge_limits import GIVE_UP, PREFIX, more_tokens, ran_out, reply_tokens
+from lib.scale.judge_limits import GIVE_UP, PREFIX, LocalSettings, ran_out
 from lib.scale.judge_replies import Reply, only_thought
 
 REMINDERS = 1  # after a reply that cannot be read; greedy, so a second one would hardly help
@@ -32,7 +32,8 @@ class LocalJudge:
     def __init__(self, model: str, wording: ModuleType = prompts):
         kind = "local" if wording is prompts else "guard"
         self.name, self.model, self.wording = f"{kind}:{model}", model, wording
-        self.new = reply_tokens() or wording.MAX_REPLY_TOKENS
+        chosen = LocalSettings.from_environment().reply_tokens
+        self.new = chosen or wording.MAX_REPLY_TOKENS
         # Other files under the same path are another judge, and so is one that may think longer.
         self.options = sources.identity(model) if Path(model).is_dir() else {}
         if self.new != wording.MAX_REPLY_TOKENS:
@@ -73,7 +74,7 @@ class LocalJudge:
         if before + 1 >= GIVE_UP:
             why = ran_out(only_thought(reply), True, self.new)
             raise JudgeStopped(f"The judge {self.name} has given {GIVE_UP} replies in a row that "
-                               f"hold no verdict; of the last one: {why}. {more_tokens(self.new)}; "
+                               f"hold no verdict; of the last one: {why}; "
                                "if it is none, name an instruction model.")
         return before + 1
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lib.data.discretion import described, letters, plain
 from lib.scale.judge_prompts import after_thought
 
-FILTERED = ("content_filter", "content_policy_violation")  # an error's code
+FILTERED = {"content_filter", "content_policy_violation"}  # an error's code
 NO_MONEY = re.compile(r"insufficient[_ ](quota|balance|credit|funds)|exceeded_current_quota|"
                       r"billing_(hard_limit|not_active)|credit balance is too low", re.IGNORECASE)
 STATUSES = {"invalid_api_key": 401, "authentication_error": 401, "model_not_found": 404,
@@ -37,10 +37,10 @@ def meant(status: int, content: bytes) -> int:
     Some servers send errors as successes.
     """
     error = _error(content)
-    names = [str(error.get(name)) for name in ("code", "type")]
+    names = _names(error)
     if is_filtered(content):
         return 400
-    if error and NO_MONEY.search(f"{names} {error.get('message')}"):
+    if NO_MONEY.search(f"{names} {error.get('message')}"):
         return 402
     if status >= 300 or not error:
         return status
@@ -50,7 +50,11 @@ def meant(status: int, content: bytes) -> int:
 
 def is_filtered(content: bytes) -> bool:
     """Whether an error says that a filter held back the question or the reply."""
-    return bool({str(_error(content).get(name)) for name in ("code", "type")}.intersection(FILTERED))
+    return not FILTERED.isdisjoint(_names(_error(content)))
+
+
+def _names(error: dict) -> list[str]:
+    return [str(error.get(name)) for name in ("code", "type")]
 
 
 def _error(content: bytes) -> dict:

@@ -16,26 +16,23 @@ from collections.abc import Callable, Mapping
 import anyio
 import httpx
 from anyio.from_thread import start_blocking_portal
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
 from lib.evaluation.verdicts import ABSTAINED, Item, JudgeStopped, Verdict
 from lib.scale import judge_prompts as prompts
 from lib.scale import judge_replies as replies
 from lib.scale.judge_cache import Cache
-from lib.scale.judge_limits import (
-    GIVE_UP,
-    LENGTHS,
-    PREFIX,
-    Budget,
-    Settings,
-    more_tokens,
-    ran_out,
-)
+from lib.scale.judge_limits import GIVE_UP, PREFIX, Budget, Settings, ran_out
 from lib.scale.judge_replies import Reply
 from lib.scale.judge_transport import KEPT, Client, proxies
 
 REMINDERS = 2  # after a reply that cannot be read
 ITS_OWN = (400, 413, 422)  # statuses that may be due to one item, such as one that is too long
+WHOLE = "/chat/completions"  # what comes after the address
+
+
+class _Unjudged(Exception):
+    """There is no verdict on an item, for this reason; the next may have one."""
 
 
 class ServerJudge:
@@ -46,7 +43,7 @@ class ServerJudge:
         # The length is among the options, so that a reply's new chance has a key of its own.
         length = {"max_tokens": settings.reply_tokens} if settings.reply_tokens else {}
         self.options, self.wording = length | settings.options, prompts
-        self.taken = False  # whether the server has ever answered such a request
+        self._taken = False  # whether the server has ever answered such a request
 
     def ask(self, items: Mapping[str, Item], cache: Cache,
             done: Callable[[int], None] = lambda count: None) -> None:
@@ -55,73 +52,53 @@ class ServerJudge:
         An item without a verdict afterwards has failed. Raises JudgeStopped, with what was under
         way finished and kept.
         """
+        self._done = self._unanswered = 0
+        self._stopped: JudgeStopped | None = None
         with start_blocking_portal() as portal:  # a notebook's own event loop is taken
-            portal.call(_Asking(self, cache, done).about_all, items)
+            portal.call(self._ask_all, items, cache, done)
+        if self._stopped:
+            raise self._stopped
 
-    def body(self, chat: list) -> dict:
-        """A request, as JSON; half a surrogate pair, which a dataset may hold, has no bytes."""
-        messages = [{**message, "content": message["content"].encode(errors="replace").decode()}
-                    for message in chat]
-        body = {"model": self.model, "messages": messages, "temperature": 0,
-                "max_tokens": prompts.MAX_REPLY_TOKENS, **self.options}
-        return {name: value for name, value in body.items() if value is not None}
-
-    def longest(self) -> int:
-        """The tokens of a reply at most; 0 where the request does not say."""
-        body = self.body([])
-        return max(body.get(name, 0) for name in LENGTHS)
-
-
-class _Unjudged(Exception):
-    """There is no verdict on an item, for this reason; the next may have one."""
-
-
-class _RanOut(_Unjudged):
-    """The model used up its tokens before it came to a verdict."""
-
-
-class _Asking:
-    """One call of `ask`."""
-
-    def __init__(self, judge: ServerJudge, cache: Cache, done: Callable[[int], None]):
-        self.judge, self.settings, self.cache, self.done = judge, judge.settings, cache, done
-        self.key, self.count, self.unanswered = self.settings.key(), 0, 0
-        self.stopped: JudgeStopped | None = None
-
-    async def about_all(self, items: Mapping[str, Item]) -> None:
-        """Ask about every item, so many at once, until all are done or one stops it."""
-        budget = Budget(self.settings, self.judge.longest() or prompts.MAX_REPLY_TOKENS,
-                        lambda: self.cache.tokens)
+    async def _ask_all(self, items: Mapping[str, Item], cache: Cache,
+                       done: Callable[[int], None]) -> None:
+        budget = Budget(self.settings, self._longest() or prompts.MAX_REPLY_TOKENS,
+                        lambda: cache.tokens)
         places = anyio.CapacityLimiter(self.settings.concurrency)
-        client = Client(self.settings, self.key, budget, self.cache)
-        async with (AsyncOpenAI(api_key="sent by the client", base_url=self.settings.address,
-                                http_client=client, max_retries=self.settings.retries)
-                    as self.openai, anyio.create_task_group() as group):
-            for key, item in items.items():
-                group.start_soon(self._about, key, item, places, group)
-        if self.stopped:
-            raise self.stopped
+        self._client = AsyncOpenAI(
+            api_key="put in by our client", base_url=self.settings.address.removesuffix(WHOLE),
+            http_client=Client(self.settings, (budget, cache)), max_retries=self.settings.retries)
 
-    async def _about(self, key: str, item: Item, places, group) -> None:
-        try:
+        async def about(key: str, item: Item) -> None:
             async with places:
-                await self._judge(key, item)
-            self.count += 1
-            self.done(self.count)
-        except JudgeStopped as stopped:
-            self.stopped = self.stopped or stopped
-            group.cancel_scope.cancel()
+                try:
+                    if verdict := await self._verdict_if_any(item):
+                        cache.add((0, 0), key, verdict)
+                    self._done += 1
+                    done(self._done)
+                except JudgeStopped as stopped:
+                    self._stopped = self._stopped or stopped
+                    group.cancel_scope.cancel()
 
-    async def _judge(self, key: str, item: Item) -> None:
-        """Ask until there is a verdict on the item, or no hope of one."""
+        async with self._client, anyio.create_task_group() as group:
+            for key, item in items.items():
+                group.start_soon(about, key, item)
+
+    async def _verdict_if_any(self, item: Item) -> Verdict | None:
+        """The verdict on an item; raises JudgeStopped after GIVE_UP in a row without a reply."""
         try:
-            if verdict := await self._verdict(item):
-                self.cache.add((0, 0), key, verdict)
-            self.unanswered = 0
+            verdict = await self._verdict(item)
+            self._unanswered = 0
+            return verdict
         except _Unjudged as last:
-            self.unanswered += 1
-            if self.unanswered >= GIVE_UP:
-                raise JudgeStopped(self._gives_up(last)) from None
+            self._unanswered += 1
+            if self._unanswered < GIVE_UP:
+                return None
+            way = "" if self.settings.is_local else proxies()
+            raise JudgeStopped(
+                f"The judge's server at {self.settings.address} has left {GIVE_UP} answers in a "
+                f"row unjudged; of the last one: {last}. Check that it is up"
+                f"{way and f', and the proxy in {way}'}; {PREFIX}TIMEOUT sets the seconds that it "
+                f"may take. {KEPT}") from None
 
     async def _verdict(self, item: Item) -> Verdict | None:
         chat = prompts.messages(item)
@@ -138,69 +115,67 @@ class _Asking:
         if prompts.declined(reply.text):
             return ABSTAINED
         if thought or reply.cut:
-            raise _RanOut(ran_out(thought, reply.cut, self.judge.longest()))
+            raise _Unjudged(ran_out(thought, reply.cut, self._longest()))
         return None
 
     async def _reply(self, chat: list, item: Item) -> Reply:
         try:
-            response = await self.openai.post("/chat/completions", cast_to=httpx.Response,
-                                              body=self.judge.body(chat))
+            response = await self._client.post(WHOLE, body=self._body(chat),
+                                               cast_to=httpx.Response)
         except APIStatusError as error:
             return self._refused(error.response, item)
-        except APITimeoutError:
-            raise _Unjudged(f"no whole response within {self.settings.timeout:g} s, which "
-                            f"{PREFIX}TIMEOUT sets") from None
         except APIConnectionError as error:
             why = error.__cause__
             raise _Unjudged(f"{type(why).__name__} {why}") from None
-        self.judge.taken = True
+        self._taken = True
         return replies.read(response.content)
+
+    def _body(self, chat: list) -> dict:
+        """A request, as JSON; half a surrogate pair, which a dataset may hold, has no bytes."""
+        messages = [{**message, "content": message["content"].encode(errors="replace").decode()}
+                    for message in chat]
+        body = {"temperature": 0, "max_tokens": prompts.MAX_REPLY_TOKENS, **self.options,
+                "model": self.model, "messages": messages}
+        return {name: value for name, value in body.items() if value is not None}
+
+    def _longest(self) -> int:
+        """The tokens of a reply at most; 0 where the request does not say."""
+        body = self._body([])
+        return int(body.get("max_completion_tokens") or body.get("max_tokens") or 0)
 
     def _refused(self, response: httpx.Response, item: Item) -> Reply:
         """What follows from an error: _Unjudged, JudgeStopped, or an abstention."""
         if replies.is_filtered(response.content):
             return Reply("", withheld=True)
         status, tries = response.status_code, response.request.headers["x-stainless-retry-count"]
-        said = f"HTTP status {status}" + replies.said(response.content, self.key, (
+        said = f"HTTP status {status}" + replies.said(response.content, self.settings.key(), (
             item.answer, item.question, item.reference))
         passing = status in (408, 409, 429) or status >= 500
         # openai's client gives up before its last try where the server asks for minutes of rest.
-        if (passing and int(tries) == self.settings.retries
-                or status in ITS_OWN and self.judge.taken):
+        is_used_up = passing and int(tries) == self.settings.retries
+        if is_used_up or (status in ITS_OWN and self._taken):
             raise _Unjudged(said)
         raise JudgeStopped(f"The judge's server at {self.settings.address} answered with {said}. "
                            f"{self._advice(response)} {KEPT}")
 
     def _advice(self, response: httpx.Response) -> str:
         status, headers = response.status_code, response.headers
-        if status < 400 and "location" in headers:
-            place = re.sub(r"(?<=//)[^/]*@|[?#].*", "", headers["location"])[:100]  # no secrets
-            place = replies.without(self.key, place)
-            return (f"It sends to {place}, where nothing was sent: if that is your server, set "
-                    f"{PREFIX}ADDRESS to it.")
         if status in (401, 403):
-            return (f"Check the key in the environment variable {self.settings.key_variable}."
-                    if self.key else "It may want a key: put it into the environment variable "
-                    f"that {PREFIX}KEY_VARIABLE names ({self.settings.key_variable!r} now).")
+            return (f"Check the key in the environment variable {self.settings.key_variable!r}, "
+                    f"which {PREFIX}KEY_VARIABLE names.")
         if "retry-after" in headers:
             return f"It asks to be left alone for {headers['retry-after'][:30]} s."
         if status in (402, 429):
             return "Check your credit and limits there, or come back later."
-        if status in (404, 405) or status < 400:
-            return (f"Check the model's name ({self.judge.model}) and {PREFIX}ADDRESS; most "
+        if status < 400:
+            place = re.sub(r"(?<=//)[^/]*@|[?#].*", "", headers.get("location", ""))  # no secrets
+            place = replies.without(self.settings.key(), place)[:100]
+            return (f"It sends to {place}, where nothing was sent: if that is your server, set "
+                    f"{PREFIX}ADDRESS to it.")
+        if status in (404, 405):
+            return (f"Check the model's name ({self.model}) and {PREFIX}ADDRESS; most "
                     "addresses end in /v1.")
-        options = {**self.judge.options, "max_tokens": None, "temperature": None,
-                   "max_completion_tokens": self.judge.longest() or None}
+        options = {**self.options, "max_tokens": None, "temperature": None,
+                   "max_completion_tokens": self._longest() or None}
         return ("Check that it knows this model and every field of the request; for a reasoning "
                 f"model, set {PREFIX}OPTIONS to {json.dumps(options)}, say.")
-
-    def _gives_up(self, last: _Unjudged) -> str:
-        begun = (f"The judge's server at {self.settings.address} has left {GIVE_UP} answers in a "
-                 "row unjudged")
-        if isinstance(last, _RanOut):
-            return (f"{begun}; of the last reply by {self.judge.model}: {last}. "
-                    f"{more_tokens(self.judge.longest())} (and {PREFIX}TIMEOUT to the seconds that "
-                    f"it takes), or let it think less by {PREFIX}OPTIONS. {KEPT}")
-        way = "" if self.settings.is_local else proxies()
-        return (f"{begun}, each after {self.settings.retries} retries; the last failure was: "
-                f"{last}. Check that it is up{way and f', and the proxy in {way}'}. {KEPT}")

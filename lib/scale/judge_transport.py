@@ -1,9 +1,9 @@
 """Requests to a judge's server: each whole within its time-out, small, paid for, to nobody else.
 
-openai's client decides what is tried again; this client, of httpx, is what it sends by. httpx limits
-single reads, so a server that sends a byte at a time could take for ever: here a deadline ends a
-request wherever it is. Nothing follows a redirect, nothing for this machine goes through a proxy,
-which would see the key, and of the environment's keys and headers none is sent but the one.
+openai's client decides what is tried again; this client, of httpx, is what it sends by. httpx
+limits single reads, so a server that sends a byte at a time could take for ever: here a deadline
+ends a request wherever it is. Nothing follows a redirect, nothing for this machine goes through a
+proxy, which would see the key, and of the environment's keys and headers none is sent but the one.
 """
 
 import asyncio
@@ -17,8 +17,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import aclosing
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import anyio
 import httpx
@@ -30,29 +28,37 @@ from lib.scale.judge_limits import TOKENS_PER_BYTE, Budget, Settings
 
 LARGEST = 1_000_000  # bytes of a response, packed or unpacked; a verdict has a few hundred
 UNBILLED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)  # were never received
+HEADERS = ("retry-after", "location")  # of a response, that count
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-logging.getLogger("httpcore").setLevel(logging.INFO)  # else it logs headers: one may quote the key
-KEPT_HEADERS = ("retry-after", "location")
 KEPT = "What was judged so far is kept: run this again and it goes on from there."
-NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
+logging.getLogger("httpcore").setLevel(logging.INFO)  # else it logs headers: one may quote the key
 
 
 class Client(httpx.AsyncClient):
-    """A client for the address in `settings`, that pays from `budget` and notes it in `cache`.
+    """A client for the address in `settings`; `pays` are a budget and the cache that notes it.
 
     Raises ValueError, with advice, for proxies and certificates that cannot be used.
     """
 
-    def __init__(self, settings: Settings, key: str, budget: Budget, cache: Cache):
-        self.settings, self.budget, self.cache = settings, budget, cache
-        self._gap = 60 / settings.requests_per_minute if settings.requests_per_minute else 0
-        self._next = 0.0  # when the next request may start
+    def __init__(self, settings: Settings, pays: tuple[Budget, Cache] | None = None):
+        self.settings, self.pays, self.next = settings, pays, 0.0
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if key:
+        if key := settings.key():
             headers["Authorization"] = f"Bearer {key}"
         # A connection that takes half of the time has failed; it was not billed for sure.
-        super().__init__(timeout=httpx.Timeout(settings.timeout, connect=settings.timeout / 2),
-                         headers=headers, **way(settings))
+        timeout = httpx.Timeout(settings.timeout, connect=settings.timeout / 2)
+        try:
+            super().__init__(headers=headers, timeout=timeout, follow_redirects=False,
+                             trust_env=not settings.is_local,
+                             verify=httpx.create_ssl_context())  # with SSL_CERT_FILE, also here
+        except OSError as error:
+            raise ValueError(f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be "
+                             f"read ({type(error).__name__}): correct it, or unset it.") from None
+        except (ImportError, ValueError, httpx.InvalidURL):  # which may show a proxy's password
+            raise ValueError(
+                f"The proxy in {proxies()} cannot be used: its address has to begin with http://, "
+                "https:// or socks5:// (for which type pip install 'httpx[socks]'). Correct the "
+                "variable, unset it, or list the judge's host in NO_PROXY.") from None
 
     async def send(self, request: httpx.Request, **_: object) -> httpx.Response:
         """The response to one try, paid for.
@@ -61,37 +67,32 @@ class Client(httpx.AsyncClient):
         JudgeStopped where it would fail the same way or go over a cap.
         """
         await self._turn()
+        budget, cache = self.pays
         size = len(request.content)
-        async with self.budget.reserved(size) as most:
+        async with budget.reserved(size) as most:
             try:
                 response = await self._whole(request)
             except (*UNBILLED, JudgeStopped):
                 raise
             except BaseException:
-                self.cache.add(most)  # it may have been answered, and billed
+                cache.add(most)  # it may have been answered, and billed
                 raise
             if response.is_success:
-                self._pay(replies.read(response.content, size), size, most)
+                reply = replies.read(response.content, size)
+                cache.add(_billed(reply, most))
+                if reply is None:
+                    raise httpx.DecodingError("a response that is not a chat completion, such as "
+                                              "the web page of another server")
+                budget.learn(size, reply.tokens[0] if reply.tokens else 0)
         return response
 
     async def _turn(self) -> None:
         """Wait until a request may start: so many a minute."""
-        now = time.monotonic()
-        start = max(now, self._next)
-        self._next = start + self._gap
-        await asyncio.sleep(start - now)
-
-    def _pay(self, reply: replies.Reply | None, size: int, most: tuple[int, int]) -> None:
-        tokens = reply and reply.tokens
-        if tokens:
-            self.budget.learn(size, tokens[0])
-        else:  # estimated from above
-            said = reply.text.encode(errors="replace") if reply else b""
-            tokens = most[0], max(most[1], math.ceil(len(said) * TOKENS_PER_BYTE))
-        self.cache.add(tokens)
-        if reply is None:
-            raise httpx.DecodingError("a response that is not a chat completion, such as "
-                                      "the web page of another server")
+        if self.settings.requests_per_minute:
+            now = time.monotonic()
+            start = max(now, self.next)
+            self.next = start + 60 / self.settings.requests_per_minute
+            await asyncio.sleep(start - now)
 
     async def _whole(self, request: httpx.Request) -> httpx.Response:
         # Of what openai's client adds nothing is sent: it takes headers from the environment.
@@ -106,31 +107,17 @@ class Client(httpx.AsyncClient):
                         if len(packed) > LARGEST:
                             raise httpx.ReadError(f"more than {LARGEST:,} bytes")
         except TimeoutError:
-            raise httpx.ReadTimeout("") from None
+            late = f"no whole response within {self.settings.timeout:g} s"
+            raise httpx.ReadTimeout(late) from None
         except httpx.RequestError as error:
-            _raise_if_hopeless(error, self.settings)
+            if why := _hopeless(error):
+                raise JudgeStopped(f"The judge's server at {self.settings.address} {why} {KEPT}"
+                                   ) from None
             raise
         content = _unpacked(packed, response.headers.get("content-encoding", ""))
-        kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+        kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
         return httpx.Response(replies.meant(response.status_code, content), headers=kept,
                               content=content, request=request)
-
-
-def way(settings: Settings) -> dict:
-    """How an address is reached, as arguments of an httpx client."""
-    try:
-        for name, proxy in getproxies().items():  # httpx finds a port above 65535 too late
-            if name in ("http", "https", "all") and not settings.is_local:
-                urlsplit(proxy if "://" in proxy else f"http://{proxy}").port  # noqa: B018
-        found = {"trust_env": not settings.is_local, "follow_redirects": False,
-                 "verify": httpx.create_ssl_context()}  # with SSL_CERT_FILE, also on this machine
-        httpx.AsyncClient(**found)
-    except (ImportError, ValueError, httpx.InvalidURL) as error:
-        raise ValueError(_proxy_advice(error)) from None
-    except OSError as error:
-        raise ValueError(f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be "
-                         f"read ({type(error).__name__}): correct it, or unset it.") from None
-    return found
 
 
 def proxies() -> str:
@@ -139,40 +126,32 @@ def proxies() -> str:
     return ", ".join(name for name in known if os.environ.get(name))
 
 
-def _proxy_advice(error: Exception) -> str:
-    """What to do about a proxy; its address is not shown, as it may hold a password."""
-    advice = ("httpx needs a package for SOCKS: type pip install 'httpx[socks]', or name an "
-              "http:// proxy" if isinstance(error, ImportError) else
-              "its address has to begin with http://, https:// or socks5://, and a port is a "
-              "number up to 65535. Correct the variable")
-    return (f"The proxy in {proxies() or 'NO_PROXY or this machine’s settings'} cannot be used: "
-            f"{advice}, unset it, or list the judge's host in NO_PROXY.")
+def _billed(reply: replies.Reply | None, most: tuple[int, int]) -> tuple[int, int]:
+    """The tokens that were counted, or else an estimate from above."""
+    if reply and reply.tokens:
+        return reply.tokens
+    said = reply.text.encode(errors="replace") if reply else b""
+    return most[0], max(most[1], math.ceil(len(said) * TOKENS_PER_BYTE))
 
 
-def _raise_if_hopeless(error: httpx.RequestError, settings: Settings) -> None:
-    """Raise JudgeStopped where the same request would fail the same way in a minute."""
-    causes = list(_causes(error))
-    tls = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
-    why = ""
-    if isinstance(tls, ssl.SSLCertVerificationError):
-        why = (f"shows a certificate that this machine does not trust: {tls.verify_message}. "
-               "Use the host name in the certificate; if it is signed by an authority of your own "
-               "(or by your proxy's), name that authority's file in SSL_CERT_FILE; if it has "
-               "expired, it has to be renewed there. No key was sent.")
-    elif tls is not None and tls.reason in NOT_TLS:
-        why = (f"does not speak TLS ({tls.reason}): correct the port, or, on this machine, begin "
-               "the address with http://.")
-    elif any(isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME
-             for each in causes):
-        why = ("is not found: there is no machine of this name, or of the name of the proxy "
-               f"before it ({' or '.join(PROXIES)}). Check the spelling.")
-    elif isinstance(error, httpx.ProxyError) and re.match(r"4\d\d", str(error)):
-        why = (f"is behind a proxy that refuses ({error}): check the user and password in "
-               f"{' or '.join(PROXIES)}, or list the server's host in NO_PROXY.")
-    elif isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-        why = f"cannot be asked: {error}"
-    if why:
-        raise JudgeStopped(f"The judge's server at {settings.address} {why} {KEPT}") from None
+def _hopeless(error: httpx.RequestError) -> str:
+    """Why the same request would fail the same way in a minute; "" if it may not."""
+    for each in _causes(error):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return (f"shows a certificate that this machine does not trust: {each.verify_message}. "
+                    "Use the host name in the certificate; if it is signed by an authority of your "
+                    "own (or by your proxy's), name that authority's file in SSL_CERT_FILE; if it "
+                    "has expired, it has to be renewed there. No key was sent.")
+        if isinstance(each, ssl.SSLError) and not isinstance(each, ssl.SSLEOFError):
+            return (f"does not speak TLS ({each.reason}): correct the port, or, on this machine, "
+                    "begin the address with http://.")
+        if isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME:
+            return ("is not found: there is no machine of this name, or of the name of the proxy "
+                    f"before it ({' or '.join(PROXIES)}). Check the spelling.")
+    if isinstance(error, httpx.ProxyError) and re.match(r"4\d\d", str(error)):
+        return (f"is behind a proxy that refuses ({error}): check the user and password in "
+                f"{' or '.join(PROXIES)}, or list the server's host in NO_PROXY.")
+    return ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -19,46 +19,37 @@ def get(name: str, folder: Path, refusals: Iterable[str] | None = None) -> Judge
     """As `evaluation.judges.get`, of a name that is not "rules"."""
     check(name)
     kind, model, other = _parts(name)
-    if kind == "server":
-        return AskingJudge(_server(model), folder)
-    from lib.scale.judge_local import LocalJudge  # here, as a server's judge needs no torch
-    if kind == "local":
-        return AskingJudge(LocalJudge(model), folder)
-    asked = AskingJudge(LocalJudge(model, guard_prompts), folder, OF_GUARDS)
+    judge = AskingJudge(_asker(kind, model), folder, OF_GUARDS if other else OF_EVERY_DAY)
+    if not other:
+        return judge
     if other == "rules" and refusals is not None:  # what is harmful is the guard's to say
-        return GuardedJudge(asked, RefusalRule(refusals, otherwise="normal"))
-    return GuardedJudge(asked, judges.get(other, folder, refusals))
+        return GuardedJudge(judge, RefusalRule(refusals, otherwise="normal"))
+    return GuardedJudge(judge, judges.get(other, folder, refusals))
 
 
 def identity(name: str) -> dict:
-    """What determines the labels of a judge, for a config: model, prompts' version, options.
+    """What determines the labels of a judge, for a config: model, prompts and their options.
 
     Nothing is loaded and no server is asked; a model from the hub may be looked up there.
     """
+    if name == "rules":
+        return {"rule": RefusalRule.name}
     kind, model, other = _parts(name)
-    if kind == "server":
-        asker = _server(model)
-        return {"model": asker.name, "prompts": asker.wording.VERSION, "options": asker.options}
-    from lib.scale.judge_limits import LocalSettings
-    wording = judge_prompts if kind == "local" else guard_prompts
-    tokens = LocalSettings.from_environment().reply_tokens or wording.MAX_REPLY_TOKENS
-    found = {**sources.identity(model, "judge"), "prompts": wording.VERSION,
-             "options": {"reply_tokens": tokens}}
-    if kind == "local":
-        return found
-    beside = {"rule": RefusalRule.name} if other == "rules" else identity(other)
-    return {"guard": found, "beside": beside}
+    asker = _asker(kind, model)
+    found = {"model": asker.name} if kind == "server" else sources.identity(model, "judge")
+    found = {**found, "prompts": asker.wording.VERSION, "options": asker.options}
+    if kind != "guard":
+        return {**found, "words": judge_prompts.DIGEST}
+    return {"guard": found, "beside": identity(other)}
 
 
 def check(name: str) -> None:
     """As `evaluation.judges.check`, of a name that is not "rules"."""
     kind, model, other = _parts(name)
     if kind == "server":
-        from lib.scale.judge_transport import way
+        from lib.scale.judge_transport import Client
 
-        settings = _server(model).settings
-        settings.check()
-        way(settings)
+        Client(_asker(kind, model).settings)
         return
     from lib.scale.judge_limits import LocalSettings
 
@@ -73,6 +64,16 @@ def check(name: str) -> None:
         judges.check(other)
 
 
+def _asker(kind: str, model: str):
+    """A ServerJudge or a LocalJudge: what each of them needs is imported for it alone."""
+    if kind == "server":
+        from lib.scale.judge_limits import Settings
+        from lib.scale.judge_server import ServerJudge
+        return ServerJudge(model, Settings.from_environment())
+    from lib.scale.judge_local import LocalJudge
+    return LocalJudge(model, judge_prompts if kind == "local" else guard_prompts)
+
+
 def _parts(name: str) -> tuple[str, str, str]:
     """A judge's kind, its model, and the name of the one beside it."""
     found = re.fullmatch(r"(?:(local|server):(.+)|(guard):([^+]+)\+(.+))", name)
@@ -81,12 +82,6 @@ def _parts(name: str) -> tuple[str, str, str]:
     raise ValueError(f"There is no judge {name!r}; known: rules, local:MODEL (a folder or hub name "
                      "of an instruction model), server:MODEL (at an OpenAI-compatible address), "
                      "guard:MODEL+JUDGE (a local guard, and one of the others beside it).")
-
-
-def _server(model: str):
-    from lib.scale.judge_limits import Settings  # here, as the others need no HTTP
-    from lib.scale.judge_server import ServerJudge
-    return ServerJudge(model, Settings.from_environment())
 
 
 class AskingJudge:
