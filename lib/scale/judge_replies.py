@@ -12,6 +12,7 @@ NO_MONEY = re.compile(r"insufficient[_ ](quota|balance|credit|funds)|exceeded_cu
                       r"billing_(hard_limit|not_active)|credit balance is too low", re.IGNORECASE)
 STATUSES = {"invalid_api_key": 401, "authentication_error": 401, "model_not_found": 404,
             "rate_limit_exceeded": 429, "invalid_request_error": 400}  # of errors sent as successes
+PARTS = ("code", "type", "message", "detail")  # of an error
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields beside a message's content
 QUOTE = 16  # letters that an error and what was asked have in common
 KEY_PART = 8  # signs of the key in a row; servers quote its ends
@@ -61,7 +62,8 @@ def _error(content: bytes) -> dict:
     """The error in a response, whatever its form; empty if there is none."""
     try:
         found = json.loads(content)
-        error = {} if found.get("choices") else found.get("error") or found
+        bare = {name: found[name] for name in PARTS if found.get(name)}
+        error = {} if found.get("choices") else found.get("error") or bare
     except MALFORMED:
         return {}
     return error if isinstance(error, dict) else {"message": error}

@@ -109,7 +109,7 @@ class Client(httpx.AsyncClient):
         except TimeoutError:
             late = f"no whole response within {self.settings.timeout:g} s"
             raise httpx.ReadTimeout(late) from None
-        except httpx.RequestError as error:
+        except (httpx.RequestError, OverflowError) as error:
             if why := _hopeless(error):
                 raise JudgeStopped(f"The judge's server at {self.settings.address} {why} {KEPT}"
                                    ) from None
@@ -134,7 +134,7 @@ def _billed(reply: replies.Reply | None, most: tuple[int, int]) -> tuple[int, in
     return most[0], max(most[1], math.ceil(len(said) * TOKENS_PER_BYTE))
 
 
-def _hopeless(error: httpx.RequestError) -> str:
+def _hopeless(error: Exception) -> str:
     """Why the same request would fail the same way in a minute; "" if it may not."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
@@ -148,6 +148,8 @@ def _hopeless(error: httpx.RequestError) -> str:
         if isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME:
             return ("is not found: there is no machine of this name, or of the name of the proxy "
                     f"before it ({' or '.join(PROXIES)}). Check the spelling.")
+    if isinstance(error, OverflowError):
+        return "cannot be reached: its port, or its proxy's, is above 65535."
     if isinstance(error, httpx.ProxyError) and re.match(r"4\d\d", str(error)):
         return (f"is behind a proxy that refuses ({error}): check the user and password in "
                 f"{' or '.join(PROXIES)}, or list the server's host in NO_PROXY.")
