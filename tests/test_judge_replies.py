@@ -136,31 +136,6 @@ def test_an_unknown_model_is_not_taken_for_an_unknown_field(tmp_path):
         ask(server, tmp_path, items(1))
 
 
-NO_MONEY = [
-    (429, {"error": {"type": "insufficient_quota", "code": None, "message": "Quota."}}),
-    (429, {"error": {"code": "insufficient_quota"}}),
-    (402, {"error": {"message": "Insufficient Balance"}}),
-    (400, {"error": {"message": "Your credit balance is too low to access the API."}}),
-    (400, {"error": {"code": "billing_hard_limit_reached"}}),
-    (503, {"error": {"message": "Insufficient credits"}}),
-    (200, {"error": {"code": "insufficient_quota", "message": "Quota."}}),
-]
-
-
-@pytest.mark.parametrize(("status", "error"), NO_MONEY)
-@pytest.mark.parametrize("before", [0, 2])
-def test_without_money_the_judge_stops_at_once_also_in_the_middle(status, error, before, tmp_path):
-    def answer(handler, body, n):
-        if n < before:
-            right(handler, body)
-        else:
-            send(handler, error, status)
-
-    with serving(answer) as server, pytest.raises(JudgeStopped, match="Check your credit"):
-        ask(server, tmp_path, items(8), concurrency=1)
-    assert len(server.seen) == before + 1
-
-
 def test_a_limit_per_minute_that_speaks_of_billing_is_waited_for(tmp_path):
     said = "Rate limit reached. Add a payment method at https://host/account/billing to raise it."
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
 from types import SimpleNamespace
 
 import httpx
@@ -20,13 +19,13 @@ from judge_on_http import KEY, fast, items, right, say, send, serving
 
 from lib.evaluation import judges
 from lib.evaluation.verdicts import JudgeStopped
-from lib.scale import judge_transport as transport
 from lib.scale.judge_cache import Cache
 from lib.scale.judge_limits import Budget, Settings
 from lib.scale.judge_server import ServerJudge
 from lib.scale.judge_transport import Client
 
-PROXIES = [name for each in transport.PROXIES for name in (each, each.lower())]
+PROXIES = [name for each in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+           for name in (each, each.lower())]
 
 
 @pytest.fixture(autouse=True)
@@ -137,10 +136,7 @@ BROKEN = {
     "no HTTP": lambda h: h.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n"),
     "a body of megabytes": lambda h: send(h, b" " * 3_000_000),
     "a gzip bomb": lambda h: send(h, gzip.compress(b" " * 50_000_000), Content_Encoding="gzip"),
-    "a bomb in a bomb": lambda h: send(
-        h, gzip.compress(gzip.compress(b" " * 50_000_000)), Content_Encoding="gzip, gzip"),
     "a packing that nobody asked for": lambda h: send(h, b"{}", Content_Encoding="br"),
-    "a packing that is none": lambda h: send(h, b"{}", Content_Encoding="gzip"),
 }
 
 
@@ -154,15 +150,6 @@ def test_what_is_no_whole_small_response_is_none(fault):
         post(fast(server))
     assert failure.value.billed == [(6, 60)]
     assert len(str(failure.value)) > 10
-
-
-def test_a_bomb_is_not_unpacked_any_further_than_it_may_go():
-    packed = gzip.compress(b" " * 50_000_000)
-    tracemalloc.start()
-    with pytest.raises(httpx.ReadError, match="more than 1,000,000 bytes"):
-        transport._unpacked(packed, "gzip")
-    assert tracemalloc.get_traced_memory()[1] < 5 * transport.LARGEST
-    tracemalloc.stop()
 
 
 def test_a_body_that_is_longer_than_promised_is_read_to_its_promised_end():
@@ -251,7 +238,7 @@ def test_where_a_proxy_is_not_there_it_is_among_what_to_check(tmp_path, monkeypa
         port = closed.getsockname()[1]
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:word@127.0.0.1:{port}")
     settings = Settings(address="https://far.example/v1", key_variable="", retries=0, timeout=5)
-    with pytest.raises(JudgeStopped, match="up, and the proxy in HTTPS_PROXY") as stopped:
+    with pytest.raises(JudgeStopped, match="the proxy in HTTP_PROXY, HTTPS_PROXY or") as stopped:
         ServerJudge("tiny", settings).ask(dict(enumerate(items(12))), Cache(tmp_path / "j.sqlite"))
     assert "word" not in str(stopped.value)
 
@@ -270,7 +257,7 @@ def test_a_proxy_that_cannot_be_used_is_said_before_anything_starts(proxy, advic
     monkeypatch.setenv(variable, proxy)
     monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", "https://far.example/v1")
     monkeypatch.setenv("SAFEERASER_JUDGE_KEY_VARIABLE", "")
-    with pytest.raises(ValueError, match=variable) as error:
+    with pytest.raises(ValueError, match=variable.upper()) as error:
         judges.check("server:tiny")
     assert advice in str(error.value)
     assert "word" not in str(error.value)

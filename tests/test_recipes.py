@@ -433,7 +433,7 @@ def test_only_another_generator_than_transformers_is_part_of_a_result_s_name(tin
 
 JUDGES = [("rules", {"rule": RefusalRule.name}),
           ("server:a", {"model": "server:a", "prompts": judge_prompts.VERSION, "options": {
-              "temperature": 0}})]
+              "temperature": 0}, "words": judge_prompts.DIGEST})]
 
 
 @pytest.mark.parametrize(("judge", "identity"), JUDGES)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from lib.data.discretion import described, letters, plain
 from lib.scale.judge_prompts import after_thought
 
+WITHHELD = 451  # the status of what is not said for legal reasons
 FILTERED = {"content_filter", "content_policy_violation"}  # an error's code
-NO_MONEY = re.compile(r"insufficient[_ ](quota|balance|credit|funds)|exceeded_current_quota|"
-                      r"billing_(hard_limit|not_active)|credit balance is too low", re.IGNORECASE)
-STATUSES = {"invalid_api_key": 401, "authentication_error": 401, "model_not_found": 404,
-            "rate_limit_exceeded": 429, "invalid_request_error": 400}  # of errors sent as successes
 PARTS = ("code", "type", "message", "detail")  # of an error
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields beside a message's content
 QUOTE = 16  # letters that an error and what was asked have in common
@@ -33,29 +30,15 @@ class Reply:
 
 
 def meant(status: int, content: bytes) -> int:
-    """The status that a response should have: 402 without money, 400 for what a filter holds back.
-
-    Some servers send errors as successes.
-    """
+    """The status that a response should have: WITHHELD for what a filter holds back, and that of
+    an error that is sent as a success."""
     error = _error(content)
-    names = _names(error)
-    if is_filtered(content):
-        return 400
-    if NO_MONEY.search(f"{names} {error.get('message')}"):
-        return 402
+    names = [str(error.get(name)) for name in ("code", "type")]
+    if FILTERED.intersection(names):
+        return WITHHELD
     if status >= 300 or not error:
         return status
-    given = [int(name) for name in names if re.fullmatch(r"[45]\d\d", name)]
-    return [*given, *(STATUSES[name] for name in names if name in STATUSES), 500][0]
-
-
-def is_filtered(content: bytes) -> bool:
-    """Whether an error says that a filter held back the question or the reply."""
-    return not FILTERED.isdisjoint(_names(_error(content)))
-
-
-def _names(error: dict) -> list[str]:
-    return [str(error.get(name)) for name in ("code", "type")]
+    return next((int(name) for name in names if re.fullmatch(r"[45]\d\d", name)), 500)
 
 
 def _error(content: bytes) -> dict:

@@ -24,7 +24,7 @@ from lib.scale import judge_replies as replies
 from lib.scale.judge_cache import Cache
 from lib.scale.judge_limits import GIVE_UP, PREFIX, Budget, Settings, ran_out
 from lib.scale.judge_replies import Reply
-from lib.scale.judge_transport import KEPT, Client, proxies
+from lib.scale.judge_transport import KEPT, PROXIES, Client
 
 REMINDERS = 2  # after a reply that cannot be read
 ITS_OWN = (400, 413, 422)  # statuses that may be due to one item, such as one that is too long
@@ -93,12 +93,11 @@ class ServerJudge:
             self._unanswered += 1
             if self._unanswered < GIVE_UP:
                 return None
-            way = "" if self.settings.is_local else proxies()
             raise JudgeStopped(
                 f"The judge's server at {self.settings.address} has left {GIVE_UP} answers in a "
-                f"row unjudged; of the last one: {last}. Check that it is up"
-                f"{way and f', and the proxy in {way}'}; {PREFIX}TIMEOUT sets the seconds that it "
-                f"may take. {KEPT}") from None
+                f"row unjudged; of the last one: {last}. Check that it is up, and so is the proxy "
+                f"in {PROXIES}, if any; {PREFIX}TIMEOUT sets the seconds that it may take. {KEPT}"
+            ) from None
 
     async def _verdict(self, item: Item) -> Verdict | None:
         chat = prompts.messages(item)
@@ -145,9 +144,9 @@ class ServerJudge:
 
     def _refused(self, response: httpx.Response, item: Item) -> Reply:
         """What follows from an error: _Unjudged, JudgeStopped, or an abstention."""
-        if replies.is_filtered(response.content):
-            return Reply("", withheld=True)
         status, tries = response.status_code, response.request.headers["x-stainless-retry-count"]
+        if status == replies.WITHHELD:
+            return Reply("", withheld=True)
         said = f"HTTP status {status}" + replies.said(response.content, self.settings.key(), (
             item.answer, item.question, item.reference))
         passing = status in (408, 409, 429) or status >= 500

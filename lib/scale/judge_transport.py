@@ -9,12 +9,10 @@ proxy, which would see the key, and of the environment's keys and headers none i
 import asyncio
 import logging
 import math
-import os
 import re
 import socket
 import ssl
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import aclosing
 
@@ -26,10 +24,10 @@ from lib.scale import judge_replies as replies
 from lib.scale.judge_cache import Cache
 from lib.scale.judge_limits import TOKENS_PER_BYTE, Budget, Settings
 
-LARGEST = 1_000_000  # bytes of a response, packed or unpacked; a verdict has a few hundred
+LARGEST = 1_000_000  # bytes of a response; a verdict has a few hundred
 UNBILLED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)  # were never received
 HEADERS = ("retry-after", "location")  # of a response, that count
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+PROXIES = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
 KEPT = "What was judged so far is kept: run this again and it goes on from there."
 logging.getLogger("httpcore").setLevel(logging.INFO)  # else it logs headers: one may quote the key
 
@@ -56,7 +54,7 @@ class Client(httpx.AsyncClient):
                              f"read ({type(error).__name__}): correct it, or unset it.") from None
         except (ImportError, ValueError, httpx.InvalidURL):  # which may show a proxy's password
             raise ValueError(
-                f"The proxy in {proxies()} cannot be used: its address has to begin with http://, "
+                f"The proxy in {PROXIES} cannot be used: its address has to begin with http://, "
                 "https:// or socks5:// (for which type pip install 'httpx[socks]'). Correct the "
                 "variable, unset it, or list the judge's host in NO_PROXY.") from None
 
@@ -97,33 +95,28 @@ class Client(httpx.AsyncClient):
     async def _whole(self, request: httpx.Request) -> httpx.Response:
         # Of what openai's client adds nothing is sent: it takes headers from the environment.
         ours = self.build_request("POST", request.url, content=request.content)
-        packed = b""
+        content = b""
         try:
             # Shielded: when all is to stop, one that is under way is paid for, and may end.
             with anyio.fail_after(self.settings.timeout, shield=True):
                 async with aclosing(await super().send(ours, stream=True)) as response:
                     async for part in response.aiter_raw():
-                        packed += part
-                        if len(packed) > LARGEST:
+                        content += part
+                        if len(content) > LARGEST:
                             raise httpx.ReadError(f"more than {LARGEST:,} bytes")
         except TimeoutError:
             late = f"no whole response within {self.settings.timeout:g} s"
             raise httpx.ReadTimeout(late) from None
-        except (httpx.RequestError, OverflowError) as error:
+        except Exception as error:
             if why := _hopeless(error):
                 raise JudgeStopped(f"The judge's server at {self.settings.address} {why} {KEPT}"
                                    ) from None
             raise
-        content = _unpacked(packed, response.headers.get("content-encoding", ""))
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise httpx.DecodingError("a packed response, which was asked for unpacked")
         kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
         return httpx.Response(replies.meant(response.status_code, content), headers=kept,
                               content=content, request=request)
-
-
-def proxies() -> str:
-    """The environment variables in which a proxy is named; "" if there are none."""
-    known = (*PROXIES, *map(str.lower, PROXIES))
-    return ", ".join(name for name in known if os.environ.get(name))
 
 
 def _billed(reply: replies.Reply | None, most: tuple[int, int]) -> tuple[int, int]:
@@ -147,12 +140,12 @@ def _hopeless(error: Exception) -> str:
                     "begin the address with http://.")
         if isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME:
             return ("is not found: there is no machine of this name, or of the name of the proxy "
-                    f"before it ({' or '.join(PROXIES)}). Check the spelling.")
-    if isinstance(error, OverflowError):
-        return "cannot be reached: its port, or its proxy's, is above 65535."
+                    f"before it ({PROXIES}). Check the spelling.")
+        if isinstance(each, OverflowError):
+            return "cannot be reached: its port, or its proxy's, is above 65535."
     if isinstance(error, httpx.ProxyError) and re.match(r"4\d\d", str(error)):
         return (f"is behind a proxy that refuses ({error}): check the user and password in "
-                f"{' or '.join(PROXIES)}, or list the server's host in NO_PROXY.")
+                f"{PROXIES}, or list the server's host in NO_PROXY.")
     return ""
 
 
@@ -163,19 +156,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         for each in getattr(error, "exceptions", ()):
             yield from _causes(each)
         error = error.__cause__ or error.__context__
-
-
-def _unpacked(packed: bytes, how: str) -> bytes:
-    """A response's content, which was asked for unpacked; raises RequestError if it is huge.
-
-    Once only: of several packings on top of each other a few bytes could become terabytes.
-    """
-    if how in ("", "identity"):
-        return packed
-    try:
-        content = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(packed, LARGEST + 1)
-    except zlib.error as error:
-        raise httpx.DecodingError(f"content that cannot be unpacked: {error}") from None
-    if len(content) > LARGEST:
-        raise httpx.ReadError(f"more than {LARGEST:,} bytes, unpacked")
-    return content

@@ -54,12 +54,11 @@ def check(name: str) -> None:
     from lib.scale.judge_limits import LocalSettings
 
     LocalSettings.from_environment()
-    is_folder = Path(model).is_dir()
-    if is_folder and not Path(model, "config.json").is_file():
-        raise ValueError(f"The judge's folder {model!r} holds no model: there is no config.json.")
-    if not is_folder and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise ValueError(f"There is no judge's folder {model!r}, and it is no hub name "
-                         "(owner/name) either: check what follows --judge.")
+    is_there = (Path(model, "config.json").is_file() if Path(model).is_dir() else
+                re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model))
+    if not is_there:
+        raise ValueError(f"There is no judge {model!r}: it is no folder with a model's config.json "
+                         "in it, and no hub name (owner/name) either. Check what follows --judge.")
     if other:
         judges.check(other)
 
