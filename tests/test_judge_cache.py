@@ -33,22 +33,12 @@ def test_what_led_to_no_verdict_is_paid_for_all_the_same(path):
     assert Cache(path).verdicts().get("k") is None
 
 
-def test_what_an_earlier_form_kept_is_read_once(path):
+def test_what_an_earlier_form_kept_is_not_lost_without_a_word(path):
     path.parent.mkdir()
-    lines = ['{"tokens": [300, 12], "key": "a", "label": "normal", "score": 0.25}',
-             '{"tokens": [10, 1]}',
-             '{"tokens": [5, 1], "key": "b", "label": "refusal", "score": null}',
-             '{"tokens": [1, 1], "key": "k", "lab', "null", "[]", '"x"', '{"tokens": [1]}',
-             '{"tokens": [1e999, 1]}', '{"tokens": [1, 1], "key": "k", "label": "fine"}']
-    old = path.with_suffix(".jsonl")
-    old.write_text("\n".join(lines))
-    for _ in range(2):
-        found = Cache(path)
-        assert found.verdicts().keys() == {"a", "b"}
-        assert found.verdicts()["a"] == Verdict("normal", 0.25)
-        assert repr(found.verdicts()["b"]) == repr(Verdict("refusal"))
-        assert found.tokens == (315, 14)
-    assert old.exists()
+    path.with_suffix(".jsonl").write_text('{"tokens": [300, 12], "key": "a", "label": "normal"}')
+    with pytest.raises(JudgeStopped, match=r"judge\.jsonl holds verdicts .* move it away"):
+        Cache(path)
+    assert not path.exists()
 
 
 def test_a_process_sees_what_another_appends(path):

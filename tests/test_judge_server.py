@@ -227,7 +227,7 @@ STOPPING = [
     ("a field that it does not know", 400, {}, "every field"),
     ("another such", 422, {}, "every field"),
     ("another address", 301, {"Location": "http://example.com/"}, "SAFEERASER_JUDGE_ADDRESS"),
-    ("more patience than we have", 429, {"Retry_After": 9999}, "left alone for 9999 s"),
+    ("more patience than we have", 429, {"Retry_After": 9999}, "come back in 9999 seconds"),
 ]
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from math import nan
 from pathlib import Path
 
@@ -45,10 +45,13 @@ class Cache:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        old = self.path.with_suffix(".jsonl")
+        if old.exists():
+            raise JudgeStopped(f"{old} holds verdicts as earlier versions kept them, which is read "
+                               "no more. To have them asked and paid for anew, move it away.")
         with self._open() as file:
             for table in TABLES:
                 file.execute(table)
-        self._take_over(self.path.with_suffix(".jsonl"))
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -66,23 +69,10 @@ class Cache:
     def add(self, tokens: tuple[int, int], key: str = "", verdict: Verdict | None = None) -> None:
         """Keep what a request cost and, if it gave one, its verdict."""
         with self._open() as file:
-            _add(file, tokens, key, verdict)
-
-    def _take_over(self, old: Path) -> None:
-        """Read, once, what an earlier form of this kept: a file with a JSON object per line."""
-        if not old.is_file():
-            return
-        with self._open() as file:
-            file.execute("BEGIN IMMEDIATE")  # so that of two processes one reads it
-            if file.execute("SELECT count(*) FROM spent").fetchone() != (0,):
-                return
-            for text in old.read_text(errors="replace").splitlines():
-                with suppress(ValueError, LookupError, TypeError, OverflowError):  # a torn line
-                    line = json.loads(text)
-                    prompt, reply = map(int, line["tokens"])
-                    score = nan if line.get("score") is None else line["score"]
-                    verdict = Verdict(line["label"], score) if "key" in line else None
-                    _add(file, (prompt, reply), line.get("key", ""), verdict)
+            file.execute("INSERT INTO spent VALUES (?, ?)", tokens)
+            if verdict is not None:
+                file.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)",
+                             (key, verdict.label, verdict.score))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -94,11 +84,3 @@ class Cache:
             raise JudgeStopped(f"{self.path} could not be read or written ({error}): make room on "
                                "its disk, or free it, and run this again; what was judged before "
                                "is kept.") from error
-
-
-def _add(file: sqlite3.Connection, tokens: tuple[int, int], key: str,
-         verdict: Verdict | None) -> None:
-    file.execute("INSERT INTO spent VALUES (?, ?)", tokens)
-    if verdict is not None:
-        file.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)",
-                     (key, verdict.label, verdict.score))

@@ -21,8 +21,8 @@ from lib.evaluation.verdicts import JudgeStopped
 
 PREFIX = "SAFEERASER_JUDGE_"
 OPENAI = "https://api.openai.com/v1"
-OPENAI_ADDRESS, OPENAI_KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"  # variables of OpenAI's own client
-ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:[1-9]\d{0,4})?(/[^\s?#@]*)?", re.I)
+OTHER_NAME, OPENAI_KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"  # variables of OpenAI's own client
+ADDRESS = r"(?i)^https?://([\w.-]+|\[[\da-f:.]+\])(:[1-9]\d{0,4})?(/[^\s?#@]*)?$"
 THIS_MACHINE = re.compile(r"localhost|127(\.\d+){3}|0\.0\.0\.0|::1?")
 MILLION = 1_000_000
 GIVE_UP = 10  # items in a row without a verdict, for a reason that is the same for all
@@ -36,7 +36,8 @@ class LocalSettings(BaseSettings):
 
     # An error does not repeat what was given: it might be a key in the wrong place.
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, str_strip_whitespace=True,
-                                      hide_input_in_errors=True, populate_by_name=True)
+                                      hide_input_in_errors=True, populate_by_name=True,
+                                      loc_by_alias=False)
 
     # Tokens of a reply, with what a reasoning model thinks; 0: enough for a verdict.
     reply_tokens: Count = 0
@@ -50,17 +51,22 @@ class LocalSettings(BaseSettings):
             raise ValueError(f"{PREFIX}OPTIONS has to be a JSON object.") from None
         except ValidationError as error:
             first = error.errors()[0]
-            variable = PREFIX + str(first["loc"][0]).removeprefix(PREFIX).upper()
-            why = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{variable} cannot be used: {why}.") from None
+            name = first["loc"][0]
+            wanted = cls.model_fields[name].description or first["msg"]
+            raise ValueError(f"{PREFIX}{name.upper()} cannot be used: {wanted}.") from None
 
 
 class Settings(LocalSettings):
     """Of an OpenAI-compatible server. Prices are what you pay, in any currency."""
 
     # What comes before /chat/completions.
-    address: str = Field(OPENAI, validation_alias=AliasChoices(f"{PREFIX}ADDRESS", OPENAI_ADDRESS))
-    key_variable: str = OPENAI_KEY  # the environment variable with the key; "" for no key
+    address: str = Field(OPENAI, pattern=ADDRESS, description=(
+        "it has to begin with http:// or https:// and a host, with a number after a colon for its "
+        "port, if any, and to hold no user, password, query or space, such as "
+        "http://localhost:8000/v1"), validation_alias=AliasChoices(f"{PREFIX}ADDRESS", OTHER_NAME))
+    key_variable: str = Field(OPENAI_KEY, pattern=r"^([A-Z_][A-Z0-9_]*)?$", description=(
+        "it is the name of the environment variable that holds the key, in capital letters, or the "
+        "empty text for no key, and not the key itself"))
     concurrency: int = Field(8, ge=1)  # requests at once
     requests_per_minute: Amount = 0  # 0: as fast as they are answered
     timeout: float = Field(60, gt=0, allow_inf_nan=False)  # seconds for a whole request
@@ -70,23 +76,6 @@ class Settings(LocalSettings):
     price_reply: Amount = 0
     max_cost: Amount = 0  # the same cap in money; 0: no cap
     options: dict = {}  # fields of the request to add; None removes one
-
-    @field_validator("address")
-    @classmethod
-    def _can_be_sent_to(cls, address: str) -> str:
-        if not ADDRESS.fullmatch(address):
-            raise ValueError("it has to begin with http:// or https:// and a host, with a number "
-                             "after a colon for its port, if any, and to hold no user, password, "
-                             f"query or space, such as {OPENAI} or http://localhost:8000/v1")
-        return address
-
-    @field_validator("key_variable")
-    @classmethod
-    def _is_a_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*|", name):
-            raise ValueError("it is the name of the environment variable that holds the key, in "
-                             "capital letters, and not the key itself")
-        return name
 
     @field_validator("max_cost")
     @classmethod
@@ -104,7 +93,7 @@ class Settings(LocalSettings):
     @classmethod
     def handed_down(cls) -> dict[str, str]:
         """The variables that these are read from, as they are here; no key is among them."""
-        names = (OPENAI_ADDRESS, *(PREFIX + name.upper() for name in cls.model_fields))
+        names = (OTHER_NAME, *(PREFIX + name.upper() for name in cls.model_fields))
         return {name: os.environ[name] for name in names if name in os.environ}
 
     def key(self) -> str:

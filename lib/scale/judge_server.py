@@ -162,10 +162,9 @@ class ServerJudge:
         if status in (401, 403):
             return (f"Check the key in the environment variable {self.settings.key_variable!r}, "
                     f"which {PREFIX}KEY_VARIABLE names.")
-        if "retry-after" in headers:
-            return f"It asks to be left alone for {headers['retry-after'][:30]} s."
-        if status in (402, 429):
-            return "Check your credit and limits there, or come back later."
+        if status in (402, 429) or "retry-after" in headers:
+            rest = headers.get("retry-after", "some")[:30]
+            return f"Check your credit and limits there, or come back in {rest} seconds."
         if status < 400:
             place = re.sub(r"(?<=//)[^/]*@|[?#].*", "", headers.get("location", ""))  # no secrets
             place = replies.without(self.settings.key(), place)[:100]
