@@ -1,12 +1,14 @@
 """`lib/scale/judge_limits.py`."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from lib.evaluation.verdicts import JudgeStopped
 from lib.scale import ray_engine
 from lib.scale.judge_limits import OPENAI, Budget, LocalSettings, Settings
+from lib.scale.judge_replies import Reply
 
 
 def test_settings_come_from_the_environment(monkeypatch):
@@ -63,7 +65,7 @@ def test_a_variable_of_another_kind_is_named_and_not_shown(name, text, message, 
     ({"address": "ws://host/v1"}, "address"),
     ({"address": ""}, "address"),
     ({"reply_tokens": -1}, "reply_tokens"),
-    ({"max_cost": 5}, "prices"),
+    ({"max_cost": 5}, "max_cost"),
     ({"concurrency": 0}, "concurrency"),
     ({"timeout": 0}, "timeout"),
     ({"max_cost": float("nan"), "price_reply": 1}, "max_cost"),
@@ -152,7 +154,7 @@ def test_a_key_that_must_not_be_sent_is_not_shown_either(key, address, monkeypat
 
 
 def budget(spent=(0, 0), **caps):
-    return Budget(Settings(**caps), 60, lambda: spent)
+    return Budget(Settings(**caps), 60, SimpleNamespace(tokens=spent, add=lambda tokens: None))
 
 
 def reserve(limit, prompt_bytes):
@@ -168,8 +170,8 @@ def test_a_request_sets_aside_what_it_may_cost_at_most():
 
 def test_the_server_s_own_count_replaces_the_guess():
     limit = budget()
-    limit.learn(1000, 250)
-    limit.learn(1000, 200)
+    limit.pay(1000, (500, 60), Reply("", tokens=(250, 9)))
+    limit.pay(1000, (500, 60), Reply("", tokens=(200, 9)))
     assert reserve(limit, 2000) == (500, 60)
 
 

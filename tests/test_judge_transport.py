@@ -40,10 +40,10 @@ VERDICT = http.completion('{"label": "normal"}')
 def post(settings, text=""):
     """The content of the response to one request, and the tokens that were billed for it."""
     billed = []
-    budget = Budget(settings, 60, lambda: (0, 0))
+    budget = Budget(settings, 60, SimpleNamespace(tokens=(0, 0), add=billed.append))
 
     async def sent():
-        async with Client(settings, (budget, SimpleNamespace(add=billed.append))) as client:
+        async with Client(settings, budget) as client:
             request = client.build_request("POST", f"{settings.address}/chat/completions",
                                            content=json.dumps({"text": text}))
             return (await client.send(request)).content

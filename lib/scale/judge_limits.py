@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -18,6 +18,8 @@ from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from lib.evaluation.verdicts import JudgeStopped
+from lib.scale.judge_cache import Cache
+from lib.scale.judge_replies import Reply
 
 PREFIX = "SAFEERASER_JUDGE_"
 OPENAI = "https://api.openai.com/v1"
@@ -74,15 +76,16 @@ class Settings(LocalSettings):
     max_tokens: Count = 5_000_000  # spent in all runs of the profile, prompt and reply; 0: no cap
     price_prompt: Amount = 0  # per million tokens
     price_reply: Amount = 0
-    max_cost: Amount = 0  # the same cap in money; 0: no cap
+    max_cost: Amount = Field(0, description=(  # the same cap in money; 0: no cap
+        f"a cap in money is a number, and needs prices per million tokens: set {PREFIX}"
+        f"PRICE_PROMPT and {PREFIX}PRICE_REPLY to what your provider asks"))
     options: dict = {}  # fields of the request to add; None removes one
 
     @field_validator("max_cost")
     @classmethod
     def _has_prices(cls, cost: float, others: ValidationInfo) -> float:
         if cost and not (others.data.get("price_prompt") or others.data.get("price_reply")):
-            raise ValueError(f"a cap in money needs prices per million tokens: set {PREFIX}"
-                             f"PRICE_PROMPT and {PREFIX}PRICE_REPLY to what your provider asks")
+            raise ValueError("without prices")
         return cost
 
     @property
@@ -128,15 +131,15 @@ def ran_out(thought: bool, cut: bool, tokens: int) -> str:
 
 
 class Budget:
-    """What may still be spent. `spent` tells the tokens (prompt, reply) used so far, in all runs.
+    """What may still be spent: `cache` knows the tokens that all runs so far have used.
 
     A request starts only if it and all requests under way would stay below the caps even at their
     longest, so one process does not go over. Of several side by side each knows what the others
     have been billed, but not what they have under way.
     """
 
-    def __init__(self, settings: Settings, reply: int, spent: Callable[[], tuple[int, int]]):
-        self._settings, self._reply, self._spent = settings, reply, spent
+    def __init__(self, settings: Settings, reply: int, cache: Cache):
+        self._settings, self._reply, self._cache = settings, reply, cache
         self._under_way: list[tuple[int, int]] = []
         self._changed = asyncio.Condition()
         self._per_byte = 0.0  # the most prompt tokens per byte that the server has counted
@@ -162,16 +165,21 @@ class Budget:
             async with self._changed:
                 self._changed.notify_all()
 
-    def learn(self, prompt_bytes: int, prompt: int) -> None:
-        """Take note of how many tokens the server counted for a prompt."""
-        self._per_byte = max(self._per_byte, prompt / prompt_bytes)
+    def pay(self, prompt_bytes: int, most: tuple[int, int], reply: Reply | None = None) -> None:
+        """Note what a request cost: the tokens that were counted, or an estimate from above."""
+        if reply and reply.tokens:
+            self._per_byte = max(self._per_byte, reply.tokens[0] / prompt_bytes)
+            self._cache.add(reply.tokens)
+        else:
+            said = reply.text.encode(errors="replace") if reply else b""
+            self._cache.add((most[0], max(most[1], math.ceil(len(said) * TOKENS_PER_BYTE))))
 
     def _most(self, prompt_bytes: int) -> tuple[int, int]:
         return math.ceil(prompt_bytes * (self._per_byte or TOKENS_PER_BYTE)), self._reply
 
     def _over(self, most: tuple[int, int]) -> str:
         """Which cap a further request could pass, as a sentence; "" if none."""
-        caps, used = self._settings, self._spent()
+        caps, used = self._settings, self._cache.tokens
         planned = [sum(column) for column in zip(used, most, *self._under_way, strict=True)]
         if caps.max_tokens and sum(planned) > caps.max_tokens:
             said, name = f"{caps.max_tokens:,} tokens ({sum(used):,} are used)", "MAX_TOKENS"

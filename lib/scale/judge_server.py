@@ -61,12 +61,11 @@ class ServerJudge:
 
     async def _ask_all(self, items: Mapping[str, Item], cache: Cache,
                        done: Callable[[int], None]) -> None:
-        budget = Budget(self.settings, self._longest() or prompts.MAX_REPLY_TOKENS,
-                        lambda: cache.tokens)
+        budget = Budget(self.settings, self._longest() or prompts.MAX_REPLY_TOKENS, cache)
         places = anyio.CapacityLimiter(self.settings.concurrency)
         self._client = AsyncOpenAI(
             api_key="put in by our client", base_url=self.settings.address.removesuffix(WHOLE),
-            http_client=Client(self.settings, (budget, cache)), max_retries=self.settings.retries)
+            http_client=Client(self.settings, budget), max_retries=self.settings.retries)
 
         async def about(key: str, item: Item) -> None:
             async with places:

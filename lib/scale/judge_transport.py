@@ -8,7 +8,6 @@ proxy, which would see the key, and of the environment's keys and headers none i
 
 import asyncio
 import logging
-import math
 import re
 import socket
 import ssl
@@ -21,8 +20,7 @@ import httpx
 
 from lib.evaluation.verdicts import JudgeStopped
 from lib.scale import judge_replies as replies
-from lib.scale.judge_cache import Cache
-from lib.scale.judge_limits import TOKENS_PER_BYTE, Budget, Settings
+from lib.scale.judge_limits import Budget, Settings
 
 LARGEST = 1_000_000  # bytes of a response; a verdict has a few hundred
 UNBILLED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)  # were never received
@@ -33,13 +31,13 @@ logging.getLogger("httpcore").setLevel(logging.INFO)  # else it logs headers: on
 
 
 class Client(httpx.AsyncClient):
-    """A client for the address in `settings`; `pays` are a budget and the cache that notes it.
+    """A client for the address in `settings`, that pays from `budget`.
 
     Raises ValueError, with advice, for proxies and certificates that cannot be used.
     """
 
-    def __init__(self, settings: Settings, pays: tuple[Budget, Cache] | None = None):
-        self.settings, self.pays, self.next = settings, pays, 0.0
+    def __init__(self, settings: Settings, budget: Budget | None = None):
+        self.settings, self.budget, self.next = settings, budget, 0.0
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key := settings.key():
             headers["Authorization"] = f"Bearer {key}"
@@ -65,23 +63,21 @@ class Client(httpx.AsyncClient):
         JudgeStopped where it would fail the same way or go over a cap.
         """
         await self._turn()
-        budget, cache = self.pays
         size = len(request.content)
-        async with budget.reserved(size) as most:
+        async with self.budget.reserved(size) as most:
             try:
                 response = await self._whole(request)
             except (*UNBILLED, JudgeStopped):
                 raise
             except BaseException:
-                cache.add(most)  # it may have been answered, and billed
+                self.budget.pay(size, most)  # it may have been answered, and billed
                 raise
             if response.is_success:
                 reply = replies.read(response.content, size)
-                cache.add(_billed(reply, most))
+                self.budget.pay(size, most, reply)
                 if reply is None:
                     raise httpx.DecodingError("a response that is not a chat completion, such as "
                                               "the web page of another server")
-                budget.learn(size, reply.tokens[0] if reply.tokens else 0)
         return response
 
     async def _turn(self) -> None:
@@ -117,14 +113,6 @@ class Client(httpx.AsyncClient):
         kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
         return httpx.Response(replies.meant(response.status_code, content), headers=kept,
                               content=content, request=request)
-
-
-def _billed(reply: replies.Reply | None, most: tuple[int, int]) -> tuple[int, int]:
-    """The tokens that were counted, or else an estimate from above."""
-    if reply and reply.tokens:
-        return reply.tokens
-    said = reply.text.encode(errors="replace") if reply else b""
-    return most[0], max(most[1], math.ceil(len(said) * TOKENS_PER_BYTE))
 
 
 def _hopeless(error: Exception) -> str:
