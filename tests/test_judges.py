@@ -328,9 +328,11 @@ def test_the_cap_counts_the_gate_and_all_runs_together(tmp_path):
 def test_no_answer_and_no_question_is_written_down(tmp_path):
     with serving(right) as server:
         asking(server, tmp_path).judge(items(3))
-    file, = (tmp_path / "judges").iterdir()
-    assert b"cup" not in file.read_bytes()
-    assert b"What" not in file.read_bytes()
+    files = list((tmp_path / "judges").iterdir())
+    assert files
+    for file in files:
+        assert b"cup" not in file.read_bytes()
+        assert b"What" not in file.read_bytes()
 
 
 @pytest.mark.parametrize(("label", "score"), [("good", 0.5), ("normal", 1.5), ("normal", -0.1)])

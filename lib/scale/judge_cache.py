@@ -79,6 +79,7 @@ class Cache:
         """The file; what is done in the block is done as a whole, or not at all."""
         try:
             with closing(sqlite3.connect(self.path, timeout=PATIENCE)) as file, file:
+                file.execute("PRAGMA journal_mode = PERSIST")  # else each `add` removes a file
                 yield file
         except sqlite3.Error as error:
             raise JudgeStopped(f"{self.path} could not be read or written ({error}): make room on "
