@@ -67,36 +67,34 @@ class ServerJudge:
             api_key="put in by our client", base_url=self.settings.address.removesuffix(WHOLE),
             http_client=Client(self.settings, budget), max_retries=self.settings.retries)
 
+        def stop(reason: JudgeStopped) -> None:
+            self._stopped = self._stopped or reason
+            group.cancel_scope.cancel()
+
         async def about(key: str, item: Item) -> None:
             async with places:
                 try:
-                    if verdict := await self._verdict_if_any(item):
+                    if verdict := await self._verdict(item):
                         cache.add((0, 0), key, verdict)
-                    self._done += 1
-                    done(self._done)
+                    self._unanswered = 0
+                except _Unjudged as last:
+                    self._unanswered += 1
+                    if self._unanswered == GIVE_UP:
+                        stop(self._given_up(last))
                 except JudgeStopped as stopped:
-                    self._stopped = self._stopped or stopped
-                    group.cancel_scope.cancel()
+                    stop(stopped)
+                self._done += 1
+                done(self._done)
 
         async with self._client, anyio.create_task_group() as group:
             for key, item in items.items():
                 group.start_soon(about, key, item)
 
-    async def _verdict_if_any(self, item: Item) -> Verdict | None:
-        """The verdict on an item; raises JudgeStopped after GIVE_UP in a row without a reply."""
-        try:
-            verdict = await self._verdict(item)
-            self._unanswered = 0
-            return verdict
-        except _Unjudged as last:
-            self._unanswered += 1
-            if self._unanswered < GIVE_UP:
-                return None
-            raise JudgeStopped(
-                f"The judge's server at {self.settings.address} has left {GIVE_UP} answers in a "
-                f"row unjudged; of the last one: {last}. Check that it is up, and so is the proxy "
-                f"in {PROXIES}, if any; {PREFIX}TIMEOUT sets the seconds that it may take. {KEPT}"
-            ) from None
+    def _given_up(self, last: _Unjudged) -> JudgeStopped:
+        return JudgeStopped(
+            f"The judge's server at {self.settings.address} has left {GIVE_UP} answers in a row "
+            f"unjudged; of the last one: {last}. Check that it is up, and so is the proxy in "
+            f"{PROXIES}, if any; {PREFIX}TIMEOUT sets the seconds that it may take. {KEPT}")
 
     async def _verdict(self, item: Item) -> Verdict | None:
         chat = prompts.messages(item)
