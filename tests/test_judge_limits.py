@@ -139,7 +139,7 @@ def test_the_key_is_read_when_it_is_used_and_is_no_setting(monkeypatch):
     assert settings.key() == "sk-secret"
     assert "sk-secret" not in repr(settings)
     assert Settings(key_variable="").key() == ""
-    with pytest.raises(ValueError, match=r"The key in NOT_SET .*is missing"):
+    with pytest.raises(ValueError, match=r"key in NOT_SET .*is missing"):
         Settings(key_variable="NOT_SET").key()
 
 

@@ -99,9 +99,9 @@ NO_JUDGE = [
     ("an address that is none", "server:m", {"ADDRESS": "far.example"}, "http:// or https://"),
     ("a number that is none", "server:m", HERE | {"MAX_COST": "much"}, "MAX_COST cannot be used"),
     ("a number that cannot be", "server:m", HERE | {"TIMEOUT": "nan"}, "TIMEOUT cannot be used"),
-    ("a folder that is not there", "local:/nowhere/judge", {}, "no judge '/nowhere"),
+    ("a folder that is not there", "local:/nowhere/judge", {}, "no judge's folder '/nowhere"),
     ("nor a hub name", "local:../judge", {}, "no hub name"),
-    ("a folder without a model", f"local:{paths.ROOT}", {}, "no folder with a model"),
+    ("a folder without a model", f"local:{paths.ROOT}", {}, "with a model in it"),
     ("a guard that is not there", "guard:/nowhere/guard+rules", {}, "'/nowhere/guard'"),
     ("what stands beside a guard", "guard:org/guard+server:gpt-4o", {}, "OPENAI_API_KEY"),
 ]

@@ -114,9 +114,9 @@ class Settings(LocalSettings):
                 (key and key in self.address, "is in the address, too, where logs would show it"),
                 (key and in_the_open, "would go over the network unencrypted: use https://")):
             if wrong:
-                raise ValueError(f"The key in {name} for the judge's server {why}; or set {PREFIX}"
-                                 f"KEY_VARIABLE to the empty text if that server needs no key, or "
-                                 f"{PREFIX}ADDRESS if it is another one.")
+                raise ValueError(f"The judge's key in {name} {why}; or set {PREFIX}KEY_VARIABLE to "
+                                 f"the empty text if that server needs no key, or {PREFIX}ADDRESS "
+                                 "if it is another one.")
         return key
 
 

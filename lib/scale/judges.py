@@ -57,8 +57,8 @@ def check(name: str) -> None:
     is_there = (Path(model, "config.json").is_file() if Path(model).is_dir() else
                 re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model))
     if not is_there:
-        raise ValueError(f"There is no judge {model!r}: it is no folder with a model's config.json "
-                         "in it, and no hub name (owner/name) either. Check what follows --judge.")
+        raise ValueError(f"There is no judge's folder {model!r} with a model in it (config.json), "
+                         "and it is no hub name (owner/name) either: check what follows --judge.")
     if other:
         judges.check(other)
 
