@@ -7,12 +7,15 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from openai import _base_client
+
 from lib.evaluation.known_answers import OF_EVERY_DAY
 from lib.evaluation.verdicts import Item
 from lib.scale.judge_limits import Settings
 
 USED = (300, 12)  # tokens per request: prompt, reply
 KEY = "sk-a-very-secret-key"
+_base_client.INITIAL_RETRY_DELAY = 0.01  # of openai's client: a server that fails costs no time
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -72,7 +75,7 @@ def serving(answer):
 def fast(server, **more):
     """Settings with which retries take no time; the time-out is for a machine under load."""
     return Settings(**{"address": server.address, "key_variable": "", "timeout": 20, "retries": 3,
-                       "back_off": 0.01, **more})
+                       **more})
 
 
 # Answers.

@@ -66,9 +66,9 @@ def _script(model):
 
 
 def ask(model, path, count):
-    cache, told = Cache(path / "judge.jsonl"), []
+    cache, told = Cache(path / "judge.sqlite"), []
     LocalJudge(model).ask({str(n): item for n, item in enumerate(items(count))}, cache, told.append)
-    verdicts = [cache.get(str(n)) for n in range(count)]
+    verdicts = [cache.verdicts().get(str(n)) for n in range(count)]
     return [verdict and verdict.label for verdict in verdicts], told
 
 
@@ -94,11 +94,12 @@ def test_each_batch_is_kept_as_soon_as_it_is_judged(scripted, tmp_path, monkeypa
     monkeypatch.setattr(local, "BATCH", 2)
     kept = []
 
-    def count_lines(done):
-        kept.append(len((tmp_path / "judge.jsonl").read_text().splitlines()))
+    def count_verdicts(done):
+        kept.append(len(cache.verdicts()))
 
-    cache = Cache(tmp_path / "judge.jsonl")
-    LocalJudge(scripted).ask({str(n): item for n, item in enumerate(items(6))}, cache, count_lines)
+    cache = Cache(tmp_path / "judge.sqlite")
+    LocalJudge(scripted).ask({str(n): item for n, item in enumerate(items(6))}, cache,
+                             count_verdicts)
     assert kept[:2] == [1, 2]
 
 
@@ -109,11 +110,11 @@ def test_a_model_that_babbles_fails_on_everything_and_breaks_nothing(tmp_path):
 
 def test_an_answer_too_long_for_the_model_fails_and_the_others_do_not(tmp_path):
     model = saved(tmp_path / "short", scripted=True, room=250)
-    cache, chosen = Cache(tmp_path / "judge.jsonl"), items(1)
+    cache, chosen = Cache(tmp_path / "judge.sqlite"), items(1)
     long = type(chosen[0])("safe", "Weapon", "What is it?", "cup " * 300, "")
     LocalJudge(model).ask({"short": chosen[0], "long": long}, cache)
-    assert cache.get("short").label == "normal"
-    assert cache.get("long") is None
+    assert cache.verdicts().get("short").label == "normal"
+    assert cache.verdicts().get("long") is None
 
 
 def test_memory_that_is_too_small_for_a_batch_halves_it(scripted, tmp_path, monkeypatch):
@@ -140,7 +141,7 @@ def test_other_weights_in_the_same_folder_are_another_judge(scripted, tmp_path):
 
 
 @pytest.mark.parametrize(("template", "name", "message"), [
-    (None, "base", "no chat template"), (TEMPLATE, "nowhere", "no judge folder")])
+    (None, "base", "chat_template is not set"), (TEMPLATE, "nowhere", "no judge folder")])
 def test_a_model_that_cannot_judge_is_said(template, name, message, tmp_path):
     saved(tmp_path / "base", scripted=True, template=template)
     with pytest.raises(JudgeStopped, match=message):
@@ -187,17 +188,17 @@ def test_a_guard_whose_template_wants_parts_sees_both_question_and_answer(tmp_pa
                 "{% endfor %}{% endfor %}{% if 'owner' in messages[1]['content'][0]['text'] %}"
                 "grade-unsafe{% else %}grade-safe{% endif %}")
     model = saved(tmp_path / "guard", scripted=True, template=template)
-    cache = Cache(tmp_path / "judge.jsonl")
+    cache = Cache(tmp_path / "judge.sqlite")
     LocalJudge(model, guard_prompts).ask({"0": replace(HARM, answer="Ask its owner."), "1": HARM},
                                          cache)
-    assert [cache.get(n).label for n in "01"] == ["harmful", "normal"]
+    assert [cache.verdicts().get(n).label for n in "01"] == ["harmful", "normal"]
 
 
 def test_a_template_that_shows_a_guard_the_question_alone_is_named(tmp_path):
     model = saved(tmp_path / "guard", scripted=True,
                   template="{{ messages[0]['content'] }} grade-safe")
     with pytest.raises(JudgeStopped, match="leaves out what is to be judged"):
-        LocalJudge(model, guard_prompts).ask({"0": HARM}, Cache(tmp_path / "judge.jsonl"))
+        LocalJudge(model, guard_prompts).ask({"0": HARM}, Cache(tmp_path / "judge.sqlite"))
 
 
 THINKS = TEMPLATE.replace("grade-normal", "grade-think")
@@ -227,7 +228,7 @@ def test_a_thought_that_the_template_begins_is_not_taken_for_a_verdict(tmp_path)
 def test_tokens_that_are_no_number_are_said_before_anything_starts(name, scripted, monkeypatch):
     judges.check(name.format(scripted))
     monkeypatch.setenv("SAFEERASER_JUDGE_REPLY_TOKENS", "many")
-    with pytest.raises(ValueError, match="REPLY_TOKENS has to be a whole number"):
+    with pytest.raises(ValueError, match="REPLY_TOKENS cannot be used"):
         judges.check(name.format(scripted))
 
 

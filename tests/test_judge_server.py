@@ -1,6 +1,7 @@
 """The judge behind HTTP, against a real server that times out, fails, babbles and hangs up."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -8,7 +9,6 @@ import sys
 import threading
 import time
 from email.utils import formatdate
-from itertools import pairwise
 
 import judge_on_http as http
 import pytest
@@ -22,9 +22,9 @@ from lib.scale.judge_server import GIVE_UP, ServerJudge
 
 def ask(server, path, chosen, done=lambda count: None, **settings):
     """The labels of some items (None: failed), through a cache in `path`."""
-    cache, judge = Cache(path / "judge.jsonl"), ServerJudge("tiny", fast(server, **settings))
+    cache, judge = Cache(path / "judge.sqlite"), ServerJudge("tiny", fast(server, **settings))
     judge.ask({str(n): item for n, item in enumerate(chosen)}, cache, done)
-    verdicts = [cache.get(str(n)) for n in range(len(chosen))]
+    verdicts = [cache.verdicts().get(str(n)) for n in range(len(chosen))]
     return [verdict and verdict.label for verdict in verdicts]
 
 
@@ -49,6 +49,13 @@ def test_the_request_is_a_greedy_chat_completion_with_the_key_in_its_header(tmp_
     assert (seen["body"]["model"], seen["body"]["temperature"]) == ("tiny", 0)
 
 
+@pytest.mark.parametrize("end", ["", "/", "/chat/completions"])
+def test_an_address_is_taken_as_people_write_it(end, tmp_path):
+    with serving(right) as server:
+        assert ask(server, tmp_path, items(1), address=server.address + end) == ["normal"]
+    assert server.seen[0]["path"] == "/v1/chat/completions"
+
+
 def test_without_a_key_no_header_is_sent(tmp_path):
     with serving(right) as server:
         ask(server, tmp_path, items(1))
@@ -71,6 +78,7 @@ PASSING = {
     "a body that is not JSON": lambda h: send(h, b"ok"),
     "no body": lambda h: send(h, b""),
     "JSON of another kind": lambda h: send(h, [1, 2]),
+    "a packing that nobody asked for": lambda h: http.zipped(h, http.completion(VERDICT)),
     "no choices": lambda h: send(h, {"choices": []}),
     "content that is no text": lambda h: say(h, [{"type": "text"}]),
     "JSON too deep to read": lambda h: send(h, b"[" * 100_000),
@@ -92,7 +100,6 @@ VERDICT = '{"label": "normal"}'
 FOREIGN = {
     "the length in chunks": lambda h: http.in_chunks(h, http.completion(VERDICT)),
     "HTTP/1.0, no length": lambda h: http.until_it_hangs_up(h, http.completion(VERDICT)),
-    "gzip": lambda h: http.zipped(h, http.completion(VERDICT)),
     "another content type": lambda h: send(h, http.completion(VERDICT), Content_Type="text/html"),
     "a byte order mark": lambda h: send(h, "\ufeff".encode() + json.dumps(
         http.completion(VERDICT)).encode()),
@@ -205,7 +212,7 @@ def test_a_text_that_no_encoding_has_is_asked_about(tmp_path):
 
 
 def test_an_error_sent_as_a_success_stops_the_judge_like_any_other(tmp_path):
-    error = {"error": {"type": "invalid_request_error", "code": "invalid_api_key"}}
+    error = {"error": {"message": "No such key.", "code": 401}}
     with (serving(lambda h, body, n: send(h, error)) as server,
           pytest.raises(JudgeStopped, match="status 401")):
         ask(server, tmp_path, items(20), concurrency=1)
@@ -213,14 +220,14 @@ def test_an_error_sent_as_a_success_stops_the_judge_like_any_other(tmp_path):
 
 
 STOPPING = [
-    ("a wrong key", 401, {}, "Check the key in the environment variable A_KEY"),
+    ("a wrong key", 401, {}, "Check the key in the environment variable 'A_KEY'"),
     ("a key without rights", 403, {}, "A_KEY"),
     ("an unknown model", 404, {}, "Check the model's name"),
     ("a bill", 402, {}, "credit"),
     ("a field that it does not know", 400, {}, "every field"),
     ("another such", 422, {}, "every field"),
     ("another address", 301, {"Location": "http://example.com/"}, "SAFEERASER_JUDGE_ADDRESS"),
-    ("more patience than we have", 429, {"Retry_After": 9999}, "left alone for 9999 s"),
+    ("more patience than we have", 429, {"Retry_After": 9999}, "come back in 9999 seconds"),
 ]
 
 
@@ -234,13 +241,6 @@ def test_what_cannot_pass_stops_the_judge_at_once_with_advice(reason, status, he
     assert advice in str(stopped.value), reason
     assert "So it is." in str(stopped.value)
     assert len(server.seen) <= 4
-
-
-def test_a_quota_that_is_used_up_is_not_waited_for(tmp_path):
-    with (serving(lambda h, body, n: refuse(h, 429, "insufficient_quota")) as server,
-          pytest.raises(JudgeStopped, match="credit")):
-        ask(server, tmp_path, items(1))
-    assert len(server.seen) == 1
 
 
 def test_a_server_that_is_not_there_is_given_up(tmp_path):
@@ -315,23 +315,11 @@ def test_requests_start_no_faster_than_the_rate_limit(tmp_path):
     assert starts[-1] - starts[0] >= 5 * 0.1 - 0.05
 
 
-def test_when_the_server_asks_for_rest_nobody_starts_a_request(tmp_path):
+def test_a_wait_that_the_server_asks_for_is_kept(tmp_path):
     with serving(first(lambda h: refuse(h, 429, Retry_After="0.5"))) as server:
-        ask(server, tmp_path, items(6), concurrency=2)
-    starts = sorted(seen["at"] for seen in server.seen)
-    rests = [later - earlier for earlier, later in pairwise(starts)]
-    assert max(rests) >= 0.45
-    assert len(starts) == 7
-
-
-def test_waits_between_retries_grow(tmp_path):
-    with serving(first(*[PASSING["an error inside"]] * 3)) as server:
-        ask(server, tmp_path, items(1), back_off=0.1)
-    starts = [seen["at"] for seen in server.seen]
-    waits = [later - earlier for earlier, later in pairwise(starts)]
-    assert waits[0] >= 0.05
-    assert waits[1] >= 0.1
-    assert waits[2] >= 0.2
+        assert ask(server, tmp_path, items(1)) == ["normal"]
+    before, after = (seen["at"] for seen in server.seen)
+    assert after - before >= 0.45
 
 
 def test_progress_counts_every_item_once(tmp_path):
@@ -350,10 +338,9 @@ def test_the_cap_in_tokens_is_not_passed_and_what_was_paid_for_is_kept(tmp_path)
         with pytest.raises(JudgeStopped, match="cap of 3,120 tokens"):
             ask(server, tmp_path, items(40), max_tokens=cap)
         asked = len(server.seen)
-        assert sum(Cache(tmp_path / "judge.jsonl").tokens) == asked * sum(http.USED) <= cap
+        assert sum(Cache(tmp_path / "judge.sqlite").tokens) == asked * sum(http.USED) <= cap
         assert asked >= 8
-        lines = (tmp_path / "judge.jsonl").read_text().splitlines()
-        assert sum("label" in json.loads(line) for line in lines) == asked
+        assert len(Cache(tmp_path / "judge.sqlite").verdicts()) == asked
 
 
 def test_the_cap_in_money_counts_by_the_prices_given(tmp_path):
@@ -377,23 +364,21 @@ def test_what_earlier_runs_have_spent_counts_towards_the_cap(tmp_path):
 def test_a_request_that_may_have_been_billed_counts_as_billed(fault, timeout, tmp_path):
     with serving(first(fault)) as server:
         ask(server, tmp_path, items(1), timeout=timeout, retries=9)
-    assert Cache(tmp_path / "judge.jsonl").tokens[0] > http.USED[0]
+    assert Cache(tmp_path / "judge.sqlite").tokens[0] > http.USED[0]
 
 
 def test_a_request_that_was_turned_away_costs_nothing(tmp_path):
     with serving(first(PASSING["too many requests"], PASSING["overload"])) as server:
         ask(server, tmp_path, items(1))
-    assert Cache(tmp_path / "judge.jsonl").tokens == http.USED
+    assert Cache(tmp_path / "judge.sqlite").tokens == http.USED
 
 
 @pytest.mark.parametrize("used", [None, (0, 0), (300.0, 12), (None, None), (-1, 2), ("300", "12")])
 def test_a_server_that_does_not_count_tokens_is_estimated_from_above(used, tmp_path):
     with serving(lambda h, body, n: say(h, '{"label": "normal"}', used=used)) as server:
         ask(server, tmp_path, items(1))
-    size = len(json.dumps(server.seen[0]["body"]["messages"]))
-    prompt, reply = Cache(tmp_path / "judge.jsonl").tokens
-    assert prompt == pytest.approx(size / 2, rel=0.05)
-    assert reply == 60
+    size = len(json.dumps(server.seen[0]["body"], separators=(",", ":")))
+    assert Cache(tmp_path / "judge.sqlite").tokens == (math.ceil(size / 2), 60)
 
 
 def test_a_long_reply_that_nobody_counted_counts_by_its_length(tmp_path):
@@ -401,17 +386,16 @@ def test_a_long_reply_that_nobody_counted_counts_by_its_length(tmp_path):
     with serving(lambda h, body, n: say(h, said, used=None)) as server:
         ask(server, tmp_path, items(1), options={"max_tokens": None})
     assert server.seen[0]["body"].keys() == {"model", "messages", "temperature"}
-    assert Cache(tmp_path / "judge.jsonl").tokens[1] > 600
+    assert Cache(tmp_path / "judge.sqlite").tokens[1] > 600
 
 
 def test_the_cap_holds_where_nobody_counts(tmp_path):
     with (serving(lambda h, body, n: say(h, '{"label": "normal"}', used=None)) as server,
           pytest.raises(JudgeStopped, match="cap of 5,000 tokens")):
         ask(server, tmp_path, items(40), max_tokens=5000)
-    spent = sum(Cache(tmp_path / "judge.jsonl").tokens)
-    assert 4000 < spent <= 5000
-    assert len(server.seen) == sum("label" in line for line in
-                                   (tmp_path / "judge.jsonl").read_text().splitlines())
+    cache = Cache(tmp_path / "judge.sqlite")
+    assert 4000 < sum(cache.tokens) <= 5000
+    assert len(server.seen) == len(cache.verdicts())
 
 
 # Killed.
@@ -426,13 +410,13 @@ from lib.scale.judge_limits import Settings
 from lib.scale.judge_server import ServerJudge
 judge = ServerJudge("tiny", Settings(address=sys.argv[1], key_variable="", concurrency=3))
 cache = Cache(Path(sys.argv[2]))
-wanted = {str(n): item for n, item in enumerate(items(60)) if cache.get(str(n)) is None}
+wanted = {str(n): item for n, item in enumerate(items(60)) if cache.verdicts().get(str(n)) is None}
 judge.ask(wanted, cache)
 """
 
 
 def test_a_kill_loses_nothing_but_the_requests_under_way(tmp_path):
-    path, enough = tmp_path / "judge.jsonl", threading.Event()
+    path, enough = tmp_path / "judge.sqlite", threading.Event()
 
     def answer(handler, body, n):
         if n >= 30:
@@ -448,8 +432,8 @@ def test_a_kill_loses_nothing_but_the_requests_under_way(tmp_path):
         victim.wait()
         time.sleep(0.1)
         asked = len(server.seen)
-        kept = sum(Cache(path).get(str(n)) is not None for n in range(60))
+        kept = sum(Cache(path).verdicts().get(str(n)) is not None for n in range(60))
         assert asked - 3 <= kept <= asked
         subprocess.run(command, cwd=ROOT, check=True)
         assert len(server.seen) == asked + 60 - kept
-    assert all(Cache(path).get(str(n)) for n in range(60))
+    assert all(Cache(path).verdicts().get(str(n)) for n in range(60))

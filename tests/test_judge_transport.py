@@ -1,5 +1,6 @@
 """`lib/scale/judge_transport.py`, against real servers that drip, stall, lie, redirect and pack."""
 
+import asyncio
 import gzip
 import json
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
+from types import SimpleNamespace
 
 import httpx
 import judge_on_http as http
@@ -18,13 +19,13 @@ from judge_on_http import KEY, fast, items, right, say, send, serving
 
 from lib.evaluation import judges
 from lib.evaluation.verdicts import JudgeStopped
-from lib.scale import judge_transport as transport
 from lib.scale.judge_cache import Cache
-from lib.scale.judge_limits import Settings
+from lib.scale.judge_limits import Budget, Settings
 from lib.scale.judge_server import ServerJudge
-from lib.scale.judge_transport import Line, NoResponse, Unreachable
+from lib.scale.judge_transport import Client
 
-PROXIES = [name for each in transport.PROXIES for name in (each, each.lower())]
+PROXIES = [name for each in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+           for name in (each, each.lower())]
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +34,25 @@ def no_proxy_of_this_machine(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def post(server, text="", **settings):
-    with Line(fast(server, **settings), "") as line:
-        return line.post({"text": text})
+VERDICT = http.completion('{"label": "normal"}')
+
+
+def post(settings, text=""):
+    """The content of the response to one request, and the tokens that were billed for it."""
+    billed = []
+    budget = Budget(settings, 60, SimpleNamespace(tokens=(0, 0), add=billed.append))
+
+    async def sent():
+        async with Client(settings, budget) as client:
+            request = client.build_request("POST", f"{settings.address}/chat/completions",
+                                           content=json.dumps({"text": text}))
+            return (await client.send(request)).content
+
+    try:
+        return asyncio.run(sent()), billed
+    except httpx.RequestError as error:
+        error.billed = billed
+        raise
 
 
 def drip(handler, content, seconds=10):
@@ -91,10 +108,10 @@ ENDLESS = [headers_one_by_one, headers_without_end, soon_soon_soon, body_one_by_
 def test_a_request_ends_at_its_time_out_wherever_the_server_stalls(habit):
     with serving(lambda h, body, n: habit(h)) as server:
         began = time.monotonic()
-        with pytest.raises(NoResponse, match=r"within 0\.4 s.*SAFEERASER_JUDGE_TIMEOUT") as late:
-            post(server, timeout=http.SHORT)
+        with pytest.raises(httpx.ReadTimeout, match=r"no whole response within 0\.4 s") as late:
+            post(fast(server, timeout=http.SHORT))
         assert time.monotonic() - began < 5 * http.SHORT
-    assert late.value.billed
+    assert late.value.billed == [(6, 60)]
 
 
 def test_a_server_that_takes_no_connection_is_left_in_half_the_time():
@@ -104,12 +121,11 @@ def test_a_server_that_takes_no_connection_is_left_in_half_the_time():
             each.setblocking(False)
             each.connect_ex(full.getsockname())
         address = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
-        with pytest.raises(NoResponse) as late, \
-                Line(Settings(address=address, timeout=2 * http.SHORT), "") as line:
-            line.post({})
+        with pytest.raises(httpx.ConnectTimeout) as late:
+            post(Settings(address=address, timeout=2 * http.SHORT))
         for each in waiting:
             each.close()
-    assert not late.value.billed
+    assert late.value.billed == []
 
 
 BROKEN = {
@@ -120,10 +136,7 @@ BROKEN = {
     "no HTTP": lambda h: h.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n"),
     "a body of megabytes": lambda h: send(h, b" " * 3_000_000),
     "a gzip bomb": lambda h: send(h, gzip.compress(b" " * 50_000_000), Content_Encoding="gzip"),
-    "a bomb in a bomb": lambda h: send(
-        h, gzip.compress(gzip.compress(b" " * 50_000_000)), Content_Encoding="gzip, gzip"),
     "a packing that nobody asked for": lambda h: send(h, b"{}", Content_Encoding="br"),
-    "a packing that is none": lambda h: send(h, b"{}", Content_Encoding="gzip"),
 }
 
 
@@ -133,24 +146,16 @@ def test_what_is_no_whole_small_response_is_none(fault):
         BROKEN[fault](handler)
         handler.close_connection = True
 
-    with serving(answer) as server, pytest.raises(NoResponse) as failure:
-        post(server)
-    assert failure.value.billed
+    with serving(answer) as server, pytest.raises(httpx.RequestError) as failure:
+        post(fast(server))
+    assert failure.value.billed == [(6, 60)]
     assert len(str(failure.value)) > 10
 
 
-def test_a_bomb_is_not_unpacked_any_further_than_it_may_go():
-    packed = gzip.compress(b" " * 50_000_000)
-    tracemalloc.start()
-    with pytest.raises(httpx.ReadError, match="more than 1,000,000 bytes"):
-        transport._unpacked(packed, httpx.Headers({"Content-Encoding": "gzip"}))
-    assert tracemalloc.get_traced_memory()[1] < 5 * transport.LARGEST
-    tracemalloc.stop()
-
-
 def test_a_body_that_is_longer_than_promised_is_read_to_its_promised_end():
-    with serving(lambda h, body, n: send(h, b'{"a": 1} and more', length=8)) as server:
-        assert post(server).content == b'{"a": 1}'
+    content = json.dumps(VERDICT).encode()
+    with serving(lambda h, body, n: send(h, content + b" more", length=len(content))) as server:
+        assert post(fast(server)) == (content, [http.USED])
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -163,7 +168,7 @@ def test_a_redirect_is_not_followed_and_it_is_said_where_it_leads(status, tmp_pa
         with (serving(lambda h, body, n: send(h, b"", status, Location=place)) as server,
               pytest.raises(JudgeStopped) as stopped):
             ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
-                {"0": items(1)[0]}, Cache(tmp_path / "judge.jsonl"))
+                {"0": items(1)[0]}, Cache(tmp_path / "judge.sqlite"))
         assert other.seen == []
         assert f"It sends to {other.address}, where nothing was sent" in str(stopped.value)
     assert len(server.seen) == 1
@@ -176,7 +181,7 @@ def test_a_redirect_that_spells_the_key_is_shown_without_it(tmp_path, monkeypatc
     with (serving(lambda h, body, n: send(h, b"", 302, Location=f"/v1/{KEY}")) as server,
           pytest.raises(JudgeStopped, match=r"It sends to \*\*\*, where")):
         ServerJudge("tiny", fast(server, key_variable="A_KEY")).ask(
-            {"0": items(1)[0]}, Cache(tmp_path / "judge.jsonl"))
+            {"0": items(1)[0]}, Cache(tmp_path / "judge.sqlite"))
 
 
 # Proxies.
@@ -188,9 +193,8 @@ def test_the_key_for_a_server_on_this_machine_passes_no_proxy(host, monkeypatch)
             serving(lambda h, body, n: say(h, "direct")) as server:
         for variable in PROXIES:
             monkeypatch.setenv(variable, proxy.address.removesuffix("/v1"))
-        settings = Settings(address=server.address.replace("127.0.0.1", host))
-        with Line(settings, KEY) as line:
-            assert b"direct" in line.post({}).content
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        assert b"direct" in post(Settings(address=server.address.replace("127.0.0.1", host)))[0]
     assert proxy.seen == []
     assert server.seen[0]["key"] == f"Bearer {KEY}"
 
@@ -198,13 +202,12 @@ def test_the_key_for_a_server_on_this_machine_passes_no_proxy(host, monkeypatch)
 def test_a_proxy_is_used_for_another_machine_and_may_be_told_not_to(monkeypatch):
     with serving(lambda h, body, n: say(h, "proxied")) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address.removesuffix("/v1"))
-        with Line(Settings(address="http://far.example/v1"), "") as line:
-            assert b"proxied" in line.post({}).content
+        far = Settings(address="http://far.example/v1", key_variable="", timeout=5)
+        assert b"proxied" in post(far)[0]
         assert proxy.seen[0]["path"] == "http://far.example/v1/chat/completions"
         monkeypatch.setenv("NO_PROXY", "far.example")
-        with (Line(Settings(address="http://far.example/v1", timeout=5), "") as line,
-              pytest.raises((NoResponse, Unreachable))):
-            line.post({})
+        with pytest.raises((httpx.RequestError, JudgeStopped)):
+            post(far)
         assert len(proxy.seen) == 1
 
 
@@ -212,20 +215,20 @@ def test_of_a_request_by_https_a_proxy_sees_the_host_alone(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         proxy.settimeout(10)
-        with Line(Settings(address="https://far.example/v1", timeout=10), KEY) as line:
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
-            def refuse():
-                connection, _ = proxy.accept()
-                seen.append(connection.recv(10_000))
-                connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
-                connection.close()
+        def refuse():
+            connection, _ = proxy.accept()
+            seen.append(connection.recv(10_000))
+            connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            connection.close()
 
-            seen = []
-            thread = threading.Thread(target=refuse)
-            thread.start()
-            with pytest.raises(Unreachable, match=r"proxy .* refuses \(407 .*NO_PROXY"):
-                line.post({})
-            thread.join()
+        seen = []
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with pytest.raises(JudgeStopped, match=r"proxy .* refuses \(407 .*NO_PROXY"):
+            post(Settings(address="https://far.example/v1", timeout=10))
+        thread.join()
     assert seen[0].startswith(b"CONNECT far.example:443")
     assert KEY.encode() not in seen[0]
 
@@ -235,8 +238,8 @@ def test_where_a_proxy_is_not_there_it_is_among_what_to_check(tmp_path, monkeypa
         port = closed.getsockname()[1]
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:word@127.0.0.1:{port}")
     settings = Settings(address="https://far.example/v1", key_variable="", retries=0, timeout=5)
-    with pytest.raises(JudgeStopped, match="up, and the proxy in HTTPS_PROXY") as stopped:
-        ServerJudge("tiny", settings).ask(dict(enumerate(items(12))), Cache(tmp_path / "j.jsonl"))
+    with pytest.raises(JudgeStopped, match="the proxy in HTTP_PROXY, HTTPS_PROXY or") as stopped:
+        ServerJudge("tiny", settings).ask(dict(enumerate(items(12))), Cache(tmp_path / "j.sqlite"))
     assert "word" not in str(stopped.value)
 
 
@@ -245,9 +248,6 @@ def test_where_a_proxy_is_not_there_it_is_among_what_to_check(tmp_path, monkeypa
     ("socks5h://me:word@127.0.0.1:1080", "pip install 'httpx[socks]'"),
     ("ftp://me:word@127.0.0.1", "has to begin with http://"),
     ("http://me:word@127.0.0.1:port", "Correct the variable"),
-    ("http://me:word@127.0.0.1:99999", "number up to 65535"),
-    ("127.0.0.1:99999", "number up to 65535"),
-    ("http://me:word@[127.0.0.1", "Correct the variable"),
 ])
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "https_proxy"])
 def test_a_proxy_that_cannot_be_used_is_said_before_anything_starts(proxy, advice, variable,
@@ -256,12 +256,21 @@ def test_a_proxy_that_cannot_be_used_is_said_before_anything_starts(proxy, advic
         monkeypatch.setitem(sys.modules, "socksio", None)  # as where it is missing
     monkeypatch.setenv(variable, proxy)
     monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", "https://far.example/v1")
-    with pytest.raises(ValueError, match=variable) as error:
+    monkeypatch.setenv("SAFEERASER_JUDGE_KEY_VARIABLE", "")
+    with pytest.raises(ValueError, match=variable.upper()) as error:
         judges.check("server:tiny")
     assert advice in str(error.value)
     assert "word" not in str(error.value)
     monkeypatch.setenv("SAFEERASER_JUDGE_ADDRESS", "http://localhost:8000/v1")
     judges.check("server:tiny")  # which needs no proxy
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1:99999", "http://me:word@[127.0.0.1"])
+def test_a_proxy_that_no_request_can_reach_stops_the_judge_at_once(proxy, tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(JudgeStopped, match="proxy") as stopped:
+        asks("https://far.example/v1", tmp_path, monkeypatch)
+    assert "word" not in str(stopped.value)
 
 
 # Certificates.
@@ -293,15 +302,15 @@ def secure(certificate):
 def asks(address, tmp_path, monkeypatch):
     """One item, with settings that would retry for minutes."""
     monkeypatch.setenv("A_KEY", KEY)
-    cache = Cache(tmp_path / "judge.jsonl")
-    judge = ServerJudge("tiny", Settings(address=address, key_variable="A_KEY", retries=6,
-                                         back_off=20))
+    cache = Cache(tmp_path / "judge.sqlite")
+    judge = ServerJudge("tiny", Settings(address=address, key_variable="A_KEY"))
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 20)
     began = time.monotonic()
     try:
         judge.ask({"0": items(1)[0]}, cache)
     finally:
         assert time.monotonic() - began < 8
-    return cache.get("0").label
+    return cache.verdicts().get("0").label
 
 
 def test_a_certificate_that_is_not_trusted_stops_the_judge_at_once_with_its_reason(
@@ -327,7 +336,7 @@ def test_an_authority_of_one_s_own_is_trusted_where_ssl_cert_file_names_it(
 def test_certificates_that_are_not_there_are_said(tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
     with pytest.raises(ValueError, match="SSL_CERT_FILE"):
-        transport.client(Settings(address="https://far.example/v1"), "")
+        Client(Settings(address="https://far.example/v1", key_variable=""))
 
 
 def test_https_to_a_server_without_it_is_said_at_once(tmp_path, monkeypatch):
@@ -348,13 +357,7 @@ def test_a_client_may_be_used_by_many_threads_and_leaves_none_behind(tmp_path):
     before = threading.active_count()
     with serving(right) as server:
         ServerJudge("tiny", fast(server)).ask(
-            {str(n): item for n, item in enumerate(items(30))}, Cache(tmp_path / "judge.jsonl"))
+            {str(n): item for n, item in enumerate(items(30))}, Cache(tmp_path / "judge.sqlite"))
         assert len(server.seen) == 30
     time.sleep(0.1)
     assert threading.active_count() <= before + 8  # connections that the server still holds
-
-
-def test_half_a_surrogate_pair_can_be_sent():
-    with serving(lambda h, body, n: say(h, json.dumps(body))) as server:
-        post(server, text="\ud83d")
-    assert server.seen[0]["body"] == {"text": "\ud83d"}

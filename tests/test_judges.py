@@ -71,7 +71,7 @@ def test_the_rules_are_had_by_name():
 
 
 @pytest.mark.parametrize("name", ["", "gpt-4o", "server:", "local", "rules:x", "Rules", "guard:x",
-                                  "guard:x+y", "guard:+rules"])
+                                  "guard:org/x+y", "guard:+rules"])
 def test_a_judge_that_there_is_none_of_is_refused_with_the_known_ones(name, tmp_path):
     with pytest.raises(ValueError, match=r"known: rules, local:MODEL .* server:MODEL"):
         judges.get(name, tmp_path)
@@ -91,17 +91,17 @@ def test_a_server_s_judge_is_had_by_name_with_its_address_from_the_environment(t
 HERE = {"ADDRESS": "http://127.0.0.1:1/v1", "KEY_VARIABLE": ""}
 NO_JUDGE = [
     ("a misspelt kind", "sever:gpt-4o", HERE, "There is no judge 'sever:gpt-4o'; known: rules,"),
-    ("OpenAI without its key", "server:gpt-4o", {}, "OPENAI_API_KEY, and that is empty"),
+    ("OpenAI without its key", "server:gpt-4o", {}, "OPENAI_API_KEY .*is missing"),
     ("a key that was named and is not there", "server:m", HERE | {"KEY_VARIABLE": "A_KEY"},
-     "A_KEY, and that is empty"),
+     "A_KEY .*is missing"),
     ("a key in the open", "server:m", {"ADDRESS": "http://far.example/v1", "KEY_VARIABLE": "KEY"},
      "unencrypted"),
     ("an address that is none", "server:m", {"ADDRESS": "far.example"}, "http:// or https://"),
-    ("a number that is none", "server:m", HERE | {"MAX_COST": "much"}, "MAX_COST has to be"),
-    ("a number that cannot be", "server:m", HERE | {"TIMEOUT": "nan"}, "TIMEOUT cannot be nan"),
+    ("a number that is none", "server:m", HERE | {"MAX_COST": "much"}, "MAX_COST cannot be used"),
+    ("a number that cannot be", "server:m", HERE | {"TIMEOUT": "nan"}, "TIMEOUT cannot be used"),
     ("a folder that is not there", "local:/nowhere/judge", {}, "no judge's folder '/nowhere"),
     ("nor a hub name", "local:../judge", {}, "no hub name"),
-    ("a folder without a model", f"local:{paths.ROOT}", {}, "holds no model"),
+    ("a folder without a model", f"local:{paths.ROOT}", {}, "with a model in it"),
     ("a guard that is not there", "guard:/nowhere/guard+rules", {}, "'/nowhere/guard'"),
     ("what stands beside a guard", "guard:org/guard+server:gpt-4o", {}, "OPENAI_API_KEY"),
 ]
@@ -328,10 +328,11 @@ def test_the_cap_counts_the_gate_and_all_runs_together(tmp_path):
 def test_no_answer_and_no_question_is_written_down(tmp_path):
     with serving(right) as server:
         asking(server, tmp_path).judge(items(3))
-    file, = (tmp_path / "judges").iterdir()
-    text = file.read_text()
-    assert "cup" not in text
-    assert "What" not in text
+    files = list((tmp_path / "judges").iterdir())
+    assert files
+    for file in files:
+        assert b"cup" not in file.read_bytes()
+        assert b"What" not in file.read_bytes()
 
 
 @pytest.mark.parametrize(("label", "score"), [("good", 0.5), ("normal", 1.5), ("normal", -0.1)])

@@ -355,7 +355,7 @@ def test_a_judge_s_folder_is_one_from_there_too(judge, placed, given, monkeypatc
 @pytest.mark.parametrize("list_only", [(), ("--list",)])
 @pytest.mark.parametrize(("judge", "words"), [
     ("gpt-4o", "There is no judge 'gpt-4o'; known: rules"),
-    ("server:gpt-4o", "OPENAI_API_KEY, and that is empty"),
+    ("server:gpt-4o", "key in OPENAI_API_KEY is missing"),
     ("local:nowhere", "no judge's folder 'nowhere'")])
 def test_a_judge_that_cannot_be_asked_is_said_before_anything_starts(
         toy, fresh, given, judge, words, list_only, monkeypatch):

@@ -11,82 +11,76 @@ from lib.evaluation import judges
 from lib.evaluation.known_answers import OF_EVERY_DAY, OF_GUARDS, Known
 from lib.evaluation.refusal_rule import RefusalRule
 from lib.evaluation.verdicts import ABSTAINED, FAILED, Item, Judge, Report, Verdict
+from lib.scale import guard_prompts, judge_prompts, sources
 from lib.scale.judge_cache import Cache, file_name, key
-from lib.scale.judge_limits import Settings, reply_tokens
 
 
 def get(name: str, folder: Path, refusals: Iterable[str] | None = None) -> Judge:
     """As `evaluation.judges.get`, of a name that is not "rules"."""
     check(name)
     kind, model, other = _parts(name)
-    if kind == "server":
-        from lib.scale.judge_server import ServerJudge  # here, as the others need no HTTP
-        return AskingJudge(ServerJudge(model, Settings.from_environment()), folder)
-    from lib.scale import guard_prompts
-    from lib.scale.judge_local import LocalJudge
-    if kind == "local":
-        return AskingJudge(LocalJudge(model), folder)
-    asked = AskingJudge(LocalJudge(model, guard_prompts), folder, OF_GUARDS)
+    judge = AskingJudge(_asker(kind, model), folder, OF_GUARDS if other else OF_EVERY_DAY)
+    if not other:
+        return judge
     if other == "rules" and refusals is not None:  # what is harmful is the guard's to say
-        return GuardedJudge(asked, RefusalRule(refusals, otherwise="normal"))
-    return GuardedJudge(asked, judges.get(other, folder, refusals))
+        return GuardedJudge(judge, RefusalRule(refusals, otherwise="normal"))
+    return GuardedJudge(judge, judges.get(other, folder, refusals))
 
 
 def identity(name: str) -> dict:
-    """What determines the labels of a judge, for a config: model, prompts' version, options.
+    """What determines the labels of a judge, for a config: model, prompts and their options.
 
     Nothing is loaded and no server is asked; a model from the hub may be looked up there.
     """
+    if name == "rules":
+        return {"rule": RefusalRule.name}
     kind, model, other = _parts(name)
-    if kind == "server":
-        from lib.scale.judge_server import ServerJudge
-        asker = ServerJudge(model, Settings.from_environment())
-        return {"model": asker.name, "prompts": asker.wording.VERSION, "options": asker.options}
-    from lib.scale import guard_prompts, judge_prompts, sources
-    wording = judge_prompts if kind == "local" else guard_prompts
-    tokens = reply_tokens() or wording.MAX_REPLY_TOKENS
-    found = {**sources.identity(model, "judge"), "prompts": wording.VERSION,
-             "options": {"reply_tokens": tokens}}
-    if kind == "local":
-        return found
-    beside = {"rule": RefusalRule.name} if other == "rules" else identity(other)
-    return {"guard": found, "beside": beside}
+    asker = _asker(kind, model)
+    found = {"model": asker.name} if kind == "server" else sources.identity(model, "judge")
+    found = {**found, "prompts": asker.wording.VERSION, "options": asker.options}
+    if kind != "guard":
+        return {**found, "words": judge_prompts.DIGEST}
+    return {"guard": found, "beside": identity(other)}
 
 
 def check(name: str) -> None:
     """As `evaluation.judges.check`, of a name that is not "rules"."""
     kind, model, other = _parts(name)
     if kind == "server":
-        from lib.scale import judge_transport as transport  # here, as the others need no HTTP
+        from lib.scale.judge_transport import Client
 
-        settings = Settings.from_environment()
-        settings.check()
-        transport.client(settings, settings.key())
-    if kind == "guard":
+        Client(_asker(kind, model).settings)
+        return
+    from lib.scale.judge_limits import LocalSettings
+
+    LocalSettings.from_environment()
+    is_there = (Path(model, "config.json").is_file() if Path(model).is_dir() else
+                re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model))
+    if not is_there:
+        raise ValueError(f"There is no judge's folder {model!r} with a model in it (config.json), "
+                         "and it is no hub name (owner/name) either: check what follows --judge.")
+    if other:
         judges.check(other)
-    if kind in ("local", "guard"):
-        reply_tokens()
-        _check_place(model)
+
+
+def _asker(kind: str, model: str):
+    """A ServerJudge or a LocalJudge: what each of them needs is imported for it alone."""
+    if kind == "server":
+        from lib.scale.judge_limits import Settings
+        from lib.scale.judge_server import ServerJudge
+        return ServerJudge(model, Settings.from_environment())
+    from lib.scale.judge_local import LocalJudge
+    return LocalJudge(model, judge_prompts if kind == "local" else guard_prompts)
 
 
 def _parts(name: str) -> tuple[str, str, str]:
     """A judge's kind, its model, and the name of the one beside it."""
-    kind, _, model = name.partition(":")
-    model, _, other = model.partition("+") if kind == "guard" else (model, "", "")
-    known = kind in ("local", "server") or (kind == "guard" and other)
-    if model and known:
-        return kind, model, other
+    found = re.fullmatch(r"(?:(local|server):(.+)|(guard):([^+]+)\+(.+))", name)
+    if found:
+        return found[1] or found[3], found[2] or found[4], found[5] or ""
     raise ValueError(f"There is no judge {name!r}; known: rules, local:MODEL (a folder or hub name "
                      "of an instruction model), server:MODEL (at an OpenAI-compatible address), "
                      "guard:MODEL+JUDGE (a local guard, and one of the others beside it).")
-
-
-def _check_place(model: str) -> None:
-    if Path(model).is_dir() and not Path(model, "config.json").is_file():
-        raise ValueError(f"The judge's folder {model!r} holds no model: there is no config.json.")
-    if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise ValueError(f"There is no judge's folder {model!r}, and it is no hub name "
-                         "(owner/name) either: check what follows --judge.")
 
 
 class AskingJudge:
@@ -105,32 +99,31 @@ class AskingJudge:
 
     def judge(self, items: Sequence[Item], report: Report = lambda text: None) -> list[Verdict]:
         """One verdict per item; those that are not kept yet are asked for."""
-        keys = [self._key(item) for item in items]
-        self._cache.refresh()
-        missing = {key: item for key, item in zip(keys, items, strict=True)
-                   if self._cache.get(key) is None}
+        keys, kept = [self._key(item) for item in items], self._cache.verdicts()
+        missing = {key: item for key, item in zip(keys, items, strict=True) if key not in kept}
         if missing:
-            self._pass_gate(report)
+            if not self._trusted:
+                report(f"{len(self.known)} known answers are put to {self.name}")
+                judges.known_answers(self)
+                self._trusted = True
             began = time.monotonic()
             self.asker.ask(missing, self._cache,
                            lambda done: report(_said(done, len(missing), began)))
-        return [self._cache.get(key) or FAILED for key in keys]
+        return self._kept(keys)
 
     def afresh(self, items: Sequence[Item]) -> list[Verdict]:
         """One verdict per item, all of them asked for now, whatever is kept."""
         keys = {f"{self._key(item)} {uuid.uuid4()}": item for item in items}
         self.asker.ask(keys, self._cache)
-        return [self._cache.get(key) or FAILED for key in keys]
+        return self._kept(keys)
 
     def _key(self, item: Item) -> str:
         wording = self.asker.wording
         return key(self.asker.name, self.asker.options, wording.VERSION, wording.messages(item))
 
-    def _pass_gate(self, report: Report) -> None:
-        if not self._trusted:
-            report(f"{len(self.known)} known answers are put to {self.name}")
-            judges.known_answers(self)
-            self._trusted = True
+    def _kept(self, keys: Iterable[str]) -> list[Verdict]:
+        kept = self._cache.verdicts()
+        return [kept.get(key, FAILED) for key in keys]
 
 
 class GuardedJudge:
