@@ -7,7 +7,7 @@ import nbformat
 
 from lib.base import paths
 from lib.data.dataset import DatasetError
-from lib.running import chapters, leaks
+from lib.running import chapters, leaks, readme
 
 OF_A_RUN = ("papermill", "execution")  # metadata that changes with every run: timings, paths
 TABLES = (".csv", ".md", ".tex")
@@ -26,10 +26,6 @@ def publish(notebooks: list[Path], profile_name: str) -> None:
     """
     copies = [chapters.executed_copy(notebook, profile_name) for notebook in notebooks]
     _refuse_harm(copies, _figures_and_tables(profile_name))
-    from lib.running import (
-        readme,  # imports torch, which takes seconds: not before there is need for it
-    )
-
     readme.write_records(profile_name)
     for notebook, copy in zip(notebooks, copies, strict=True):
         nbformat.write(clean(chapters.read(copy)), notebook)
