@@ -198,9 +198,10 @@ def _work(chosen, folder: Path) -> int:
 
 def vouch(plan: Plan) -> int:
     """Compare results of other code with what today's makes; 1 if they are not the same."""
-    print("One result of each kind is made again and compared.", flush=True)
+    progress = Progress([0])
+    progress.start("one result of each kind, made again to be compared")
     lines, equal = again.vouch(plan.profile, plan.results(), plan.jobs, plan.engine.make_all,
-                               Progress([]).report)
+                               progress.report)
     print("\n".join(lines or [f"No result was {OTHER}."]), flush=True)
     return int(not equal)
 
