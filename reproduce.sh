@@ -9,7 +9,7 @@
 #     --judge NAME         for these: rules, local:MODEL, server:MODEL or guard:MODEL+JUDGE
 #     --labelled FILE      for these: answers that a person has labelled, to correct the judge's rates
 #     --benchmarks NAMES   for these: all, or some of the benchmarks behind specificity, with commas
-#                          between; none unless given (README)
+#                          between; none unless given (docs/full-scale.md)
 #     --official-quirks    for these: also what the official code does and the paper does not say
 #     --only NN[,NN]       these chapters, with what they need
 #     --jobs N             so many runs side by side

@@ -15,11 +15,11 @@ from lib.data import report as dataset_report
 from lib.data.export import excerpt, to_datasets
 from lib.data.overlap import HARMFUL, QUESTIONS, SAFE, held_out, overlap
 from lib.data.problems import LEFT_OUT
-from lib.running import leaks, origins
+from lib.running import origins
 from lib.running.profiles import LLAVA_7B
 from lib.world import iconworld
 from lib.world.settings import World
-from tests import real_shapes
+from tests import leaks, real_shapes
 
 TRAIN, VAL = "all_train.json", "all_val.json"
 SCREEN = 24  # lines

@@ -12,10 +12,9 @@ from PIL import PngImagePlugin
 
 from lib.data.pictures import open_image
 from lib.figures import gallery
-from lib.running import leaks
 from lib.running.training import probed
 from lib.world.words import REFUSALS
-from tests import real_data
+from tests import leaks, real_data
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from lib.base.paths import PUBLISHED_FIGURES, ROOT
-from lib.running import chapters, leaks
+from lib.running import chapters
+from tests import leaks
 from tests.tiny_profiles import TINY_REAL
 
 NOTEBOOKS = {path.stem: path for path in chapters.find()}

@@ -3,11 +3,11 @@
 import nbformat
 import pytest
 
-from lib.base import paths, runs
+from lib.base import paths
 from lib.figures import claims
 from lib.running import chapters, profiles
-from lib.running.publish import PublishError, publish
-from tests import real_data, toy_repository
+from lib.running.publish import publish
+from tests import toy_repository
 
 CELLS = ('print("loss 0.5")', "%config InlineBackend.figure_format = 'png'", "", "6 * 7",
          "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
@@ -80,26 +80,3 @@ def test_the_readme_is_refreshed_and_what_stands_outside_of_its_blocks_stays(roo
     said = "Checks that hold: 1 of 1."
     assert readme.read_text() == (
         f"# Title\n<!-- claims: generated -->\n\n{said}\n\n<!-- end -->\nThe end.\n")
-
-
-def test_a_notebook_that_shows_what_is_harmful_in_the_store_s_real_data_is_not_published(root):
-    real = real_data.make(root / "real data")
-    runs.write_json(paths.profile_dir("llava-7b") / "dataset-1/metrics.json",
-                    {"data": str(real.root)})
-    path = root / "notebooks" / "00_first.ipynb"
-    before = path.read_bytes()
-    publish([path], "laptop")  # it shows nothing of them
-    assert path.read_bytes() != before
-    copy = chapters.executed_copy(path, "laptop")
-    book, published = chapters.read(copy), path.read_bytes()
-    book.cells[3].outputs[0].text = real.train[0].unsafe_pairs[0].harmful_answer
-    nbformat.write(book, copy)
-    with pytest.raises(PublishError, match=r"00_first.ipynb: cell 4 shows a harmful answer"):
-        publish([path], "laptop")
-    assert path.read_bytes() == published
-
-
-def test_nothing_is_published_that_cannot_be_compared_with_the_real_data(root):
-    runs.write_json(paths.profile_dir("llava-7b") / "dataset-1/metrics.json", {"data": "/gone"})
-    with pytest.raises(PublishError, match=r"cannot be compared .* /gone"):
-        publish([root / "notebooks" / "00_first.ipynb"], "laptop")

@@ -1,4 +1,4 @@
-"""README.md says what is so: links, commands, paths, settings, and its generated blocks.
+"""README.md and docs/ say what is so: links, commands, paths, settings, and generated blocks.
 
 The blocks are compared with figures/: before `./reproduce.sh --publish` there is nothing there.
 """
@@ -25,32 +25,50 @@ from lib.running.options import parse
 from lib.unlearning.settings import Unlearning
 from tests.test_packaging import tracked
 
-TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page: page.read_text(encoding="utf-8") for page in readme.pages()}
+README = PAGES[paths.ROOT / "README.md"]
+TEXT = "\n".join(PAGES.values())
 PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
-COMMANDS = [line.split("  #")[0] for fence in
-            re.findall(r"^```bash\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-            for line in fence.splitlines()]
-LINKS = re.findall(r"\]\(([^)\s]+)\)", PROSE)
+COMMANDS = list(dict.fromkeys(
+    line.split("  #")[0] for fence in
+    re.findall(r"^```bash\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    for line in fence.splitlines()))
+LINKS = sorted({(page.name, link) for page, text in PAGES.items()
+                for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link})
 A_PATH = re.compile(r"(lib|tests|notebooks|figures|\.ci)/|[\w-]+\.(sh|yml|toml|lock|cff|md)$")
 NAMED = sorted(name for name in set(re.findall(r"`([^`\n]+)`", PROSE)) if A_PATH.match(name))
-SETTINGS = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]+) \|", TEXT, re.MULTILINE)
+SETTINGS = [(found[2], found[0].split(" | ")[2].strip(" |"))
+            for found in readme.SETTING.finditer(TEXT)]
 
 
-def test_every_generated_block_is_what_its_files_give_now():
-    assert readme.refreshed(TEXT) == TEXT, "run python -m lib.running.readme"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_generated_block_is_what_its_files_give_now(page):
+    assert readme.refreshed(PAGES[page], page) == PAGES[page], "run python -m lib.running.readme"
 
 
 def test_every_block_that_can_be_made_has_its_place():
-    assert [name for _, name, _ in readme.MARK.findall(TEXT)] == list(readme.BLOCKS)
+    assert sorted(name for _, name, _ in readme.MARK.findall(TEXT)) == sorted(readme.BLOCKS)
+
+
+def test_the_readme_is_a_few_screens_and_leads_to_every_page():
+    assert len(README.splitlines()) <= 200
+    assert all(f"](docs/{page.name})" in README for page in PAGES if page.parent.name == "docs")
 
 
 def test_nothing_is_left_to_be_filled_in():
     assert "not measured yet" not in TEXT
 
 
-@pytest.mark.parametrize("link", [link for link in LINKS if "://" not in link])
-def test_every_relative_link_and_picture_is_there(link):
-    assert (paths.ROOT / link.partition("#")[0]).exists()
+@pytest.mark.parametrize(("name", "link"), LINKS)
+def test_every_relative_link_and_picture_is_there(name, link):
+    [page] = [page for page in PAGES if page.name == name]
+    place, _, part = link.partition("#")
+    target = (page.parent / place).resolve() if place else page
+    assert target.exists()
+    assert target.is_relative_to(paths.ROOT)
+    if part:
+        titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+        assert part in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -128,18 +146,24 @@ def test_no_setting_of_unlearning_is_left_out():
 
 
 def test_what_is_at_the_top_of_the_repository_is_in_the_tree():
-    tree = re.search(r"## What is where\n\n```text\n(.*?)```", TEXT, re.DOTALL)[1]
+    tree = re.search(r"## Where things are\n\n```text\n(.*?)```", README, re.DOTALL)[1]
     named = {line.split()[0].rstrip("/") for line in tree.splitlines()}
     assert all((paths.ROOT / name).exists() for name in named)
     there = {path.relative_to(paths.ROOT).parts[0] for path in tracked()}
     assert there - {".ci", ".gitattributes", ".gitignore"} <= named
 
 
-def test_the_tree_lists_exactly_the_chapters_and_lib_s_folders_with_a_word_on_each():
-    listed = [re.findall(r"^    (\S+)  +\S", part, re.MULTILINE) for part in
-              re.findall(r"```text\n(.*?)\n```", readme.tree(), re.DOTALL)]
-    assert listed[0] == [path.name for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))]
-    assert listed[1] == [f"{folder}/" for folder in lib.FOLDERS]
+def test_the_lists_have_every_chapter_folder_and_file_with_a_word_on_each():
+    def named(block):
+        return re.findall(r"^    (\S+)  +\S", block, re.MULTILINE)
+
+    modules = [path.relative_to(paths.ROOT / "lib") for path in
+               sorted((paths.ROOT / "lib").glob("*/[a-z]*.py"))]
+    assert named(readme.folders()) == [f"{folder}/" for folder in lib.FOLDERS]
+    assert sorted(named(readme.tree())) == sorted(path.as_posix() for path in modules)
+    listed = re.findall(r"^- \[\d\d .+\]\(notebooks/(.+)\): .+\?$", readme.chapter_list(),
+                        re.MULTILINE)
+    assert listed == [path.name for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))]
 
 
 def test_the_paper_s_numbers_are_those_of_the_tables():
@@ -233,18 +257,24 @@ def test_claims_that_do_not_hold_are_listed(published):
         "- chapter 04, finding: it | is (0 of 1)"]
 
 
-def test_the_cost_is_a_sentence_and_a_folded_table(published):
-    said, *table = readme.cost().splitlines()
-    assert "**0 minutes**" in said
-    assert "| Part | results | minutes | side by side | largest process |" in table
+def test_the_cost_is_a_sentence_and_a_table(published):
+    assert "**0 minutes**" in readme.cost_said()
+    table = readme.cost().splitlines()
+    assert table[0] == "| Part | results | minutes | side by side | largest process |"
     assert "| dataset | 1 | 0.2 | 1 | 0.5 GB |" in table
-    assert (table[1], table[-1]) == ("<details><summary>Part by part</summary>", "</details>")
 
 
 def test_settings_are_refreshed_where_they_stand():
     rows = "| `unlearning.lr` | 1e-4 | 7 | |\n| order | 7 | 7 | |\n"
     lr = profiles.LAPTOP.unlearning.lr
-    assert readme.refreshed(rows) == rows.replace("1e-4 | 7", f"1e-4 | {lr:g}")
+    found = readme.refreshed(rows, paths.ROOT / "README.md")
+    assert found == rows.replace("1e-4 | 7", f"1e-4 | {lr:g}")
+
+
+def test_links_of_a_block_lead_from_where_it_stands(published):
+    text = "<!-- key figure: generated -->\n<!-- end -->\n"
+    for page, link in (("README.md", "](figures/"), ("docs/a.md", "](../figures/")):
+        assert link in readme.refreshed(text, paths.ROOT / page)
 
 
 def test_the_key_figure_is_shown_with_its_alternative_text(published):

@@ -200,7 +200,7 @@ def test_two_models_verdicts_on_all_answers_are_compared_as_the_readme_says(
         else:
             right(handler, body)
 
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "judges.md").read_text()
     code, = (part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
              if "agreement.kappa" in part)
     for theirs, ours in (('"llava-7b"', f'"{tiny_real.name}"'),

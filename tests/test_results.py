@@ -99,6 +99,8 @@ EDITS = [
     ("a rule", *RULE, {"judge", "labels"}),
     ("how answers are generated", "model/generate.py", "num_beams=1", "num_beams=2",
      {"adapter", "answers"}),
+    ("a thing of the world", "world/things.csv", "shackle,handcuffs,", "shackle,handcuff,",
+     {"dataset", "base", "judge", "labels"}),
     ("a comment", "unlearning/train.py", "import math", "import math  # a word", set()),
     ("a docstring", "unlearning/train.py", '"""One unlearning run:', '"""A run:', set()),
     ("its formatting", "unlearning/train.py", "WATCHED = (", "\n\nWATCHED  =  (", set()),

@@ -86,8 +86,8 @@ def test_every_number_has_an_interval_and_an_n(per_answer):
 
 
 def test_a_method_that_the_tables_do_not_know_is_refused(per_answer):
-    with pytest.raises(ValueError, match="npo"):
-        tables.main_table(per_answer.assign(method="npo"))
+    with pytest.raises(ValueError, match="dpo"):
+        tables.main_table(per_answer.assign(method="dpo"))
 
 
 def test_the_files_hold_the_frames(per_answer, written, table_ci):
@@ -342,3 +342,18 @@ def test_no_name_of_a_model_or_of_data_is_a_formula_to_a_spreadsheet(per_answer,
     tables.write_main_tables(per_answer, tmp_path, world="=1+1 on data")
     table = pd.read_csv(tmp_path / "main_table_beside_paper.csv")
     assert set(table[table["source"].eq("ours")]["origin"]) == {"'=1+1 on data"}
+
+
+def test_every_answer_is_written_with_its_label_and_the_same_bytes_twice(tmp_path):
+    answers = pd.DataFrame({
+        "method": ["po", "po"], "prompt_decouple": [0, 1], "seed": [1, 1], "weight": [0.0, 1.0],
+        "set": ["harmful", "safe"], "split": ["val", "val"], "record": ["val/a", "val/a"],
+        "category": ["Weapon"] * 2, "image": ["a.png", "b.png"], "question_index": [0, 0],
+        "question": ["Why?"] * 2, "reference": ["=so", "a cup"], "answer": ["I cannot.", "=cup"],
+        "label": ["refusal", "normal"], "score": [float("nan"), 1.0]})
+    first = tables.write_answers(answers, tmp_path).read_bytes()
+    assert tables.write_answers(answers, tmp_path).read_bytes() == first
+    back = pd.read_csv(tmp_path / "answers.csv.gz")
+    assert back["answer"].tolist() == ["I cannot.", "'=cup"]  # no formula
+    assert back["label"].tolist() == ["refusal", "normal"]
+    assert not {"question", "reference", "image", "category"} & set(back)

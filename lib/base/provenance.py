@@ -18,6 +18,7 @@ from lib.base import paths
 COMMIT = "SAFEERASER_COMMIT"  # told to a worker that has the code without its repository
 ARITHMETIC = ("torch", "transformers")  # other versions may give other numbers
 MACHINERY = ("lib", "lib.base", "lib.running")  # where no number of a result is made
+DATA = (".csv", ".toml")  # of a module, beside it
 PACKAGES = ("torch", "transformers", "peft", "datasets", "numpy", "pandas", "rouge-score")
 
 
@@ -38,8 +39,8 @@ def code(modules: Iterable[str]) -> dict[str, str]:
     """The code that results depend on: a hash of these modules of lib with all that they import,
     and the versions of torch and transformers.
 
-    Imports are followed but into lib's machinery (paths, messages, store, plan). Docstrings,
-    comments and formatting do not count.
+    Imports are followed but into lib's machinery (paths, messages, store, plan), and DATA beside a
+    module that names it counts. Docstrings, comments and formatting do not.
     """
     versions = package_versions()
     return {"lib": _code_hash(paths.ROOT, tuple(modules)),
@@ -54,7 +55,7 @@ def _code_hash(root: Path, modules: tuple[str, ...]) -> str:
         if name not in found:
             tree = ast.parse(_file_of(root, name).read_text(encoding="utf-8"))
             waiting += [] if _is_machinery(name) else _imported(root, tree)
-            found[name] = _bare(tree)
+            found[name] = "\0".join([_bare(tree), *_data(_file_of(root, name).parent, tree)])
     texts = "\0".join(f"{name}\0{found[name]}" for name in sorted(found))
     return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
@@ -78,6 +79,14 @@ def _imported(root: Path, tree: ast.Module) -> Iterator[str]:
             continue
         yield from (name for name in names if name.startswith("lib.")
                     and not _is_machinery(name) and _file_of(root, name).is_file())
+
+
+def _data(folder: Path, tree: ast.Module) -> Iterator[str]:
+    """The tables and texts beside a module that it names."""
+    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)
+             and str(node.value).endswith(DATA)}
+    yield from (path.read_text(encoding="utf-8") for path in sorted(map(folder.joinpath, named))
+                if path.is_file())
 
 
 def _bare(tree: ast.Module) -> str:

@@ -235,6 +235,17 @@ def write_main_tables(per_answer: pd.DataFrame, folder: Path, world: str = STAND
     return [folder / name for name in (*frames, *texts)]
 
 
+def write_answers(answers: pd.DataFrame, folder: Path) -> Path:
+    """Write answers.csv.gz, one row per answer (`experiments.answers`), so that all may be counted
+    again; without what the dataset has already. Two writings are byte-identical."""
+    said = answers.drop(columns=["category", "image", "question", "reference", "judge"],
+                        errors="ignore")
+    path = folder / "answers.csv.gz"
+    write_csv(path, discretion.frame(answers).loc[:, said.columns], index=False,
+              compression={"method": "gzip", "mtime": 0})
+    return path
+
+
 def _whole(per_answer: pd.DataFrame) -> pd.DataFrame:
     unknown = sorted(set(per_answer["method"]) - set(METHODS))
     if unknown:

@@ -35,7 +35,7 @@ from lib.base.missing import Missing
 from lib.model import check as model_check
 from lib.model import finite
 from lib.model.prompts import CHAT_TEMPLATE, IMAGE_TOKEN, read_processor
-from lib.model.settings import CPU, Architecture, Runtime
+from lib.model.settings import AUTO_DTYPE, CPU, Architecture, Runtime
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's to change
@@ -170,20 +170,20 @@ def dtype_of(runtime: Runtime) -> torch.dtype:
 
     Raises Missing if they are bfloat16 and the GPU has none, ValueError for an unknown name.
     """
-    if runtime.dtype not in DTYPES:
-        raise ValueError(f"There is no dtype {runtime.dtype!r}; known: {', '.join(DTYPES)}.")
+    wanted = os.environ.get(AUTO_DTYPE, "auto") if runtime.dtype == "auto" else runtime.dtype
+    if wanted not in DTYPES:
+        raise ValueError(f"There is no dtype {wanted!r}; known: {', '.join(DTYPES)}.")
     cuda = device_of(runtime) == "cuda"
     lacks = cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
-    if runtime.dtype == "bfloat16" and lacks:
+    if wanted == "bfloat16" and lacks:
         raise Missing(f"The profile asks for bfloat16, and {torch.cuda.get_device_name()} has "
-                      'none: set dtype="auto" in lib/running/profiles.py, which is float32 there '
-                      "and takes twice the memory, or use a newer GPU.")
-    if runtime.dtype == "auto" and lacks:  # float16 could overflow in training
+                      'none: set dtype="auto" (float32 there: twice the memory) or use another.')
+    if wanted == "auto" and lacks:  # float16 could overflow in training
         warnings.warn(f"{torch.cuda.get_device_name()} has no bfloat16: the model is loaded in "
                       "float32, which takes twice the memory.", stacklevel=2)
-    if runtime.dtype == "auto":
+    if wanted == "auto":
         return torch.bfloat16 if cuda and not lacks else torch.float32
-    return getattr(torch, runtime.dtype)
+    return getattr(torch, wanted)
 
 
 def _four_bits(runtime: Runtime) -> BitsAndBytesConfig:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+AUTO_DTYPE = "SAFEERASER_AUTO_DTYPE"  # set where other machines make the runs: what "auto" is there
+
 
 @dataclass(frozen=True)
 class Architecture:

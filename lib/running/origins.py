@@ -61,7 +61,7 @@ def _check_dataset(profile: Profile, folder: Path, report: Report) -> dict:
     runs.write_csv(folder / "report.csv", dataset_report.report(read))
     (folder / "report.txt").write_text(f"{dataset_report.text(read)}\n", encoding="utf-8")
     return {"train": len(read.train), "val": len(read.val), **dataset_report.spellings(read),
-            "data": str(read.root)}  # where `leaks` finds what must not be published
+            "data": str(read.root)}
 
 
 def checked(profile: Profile, pictures: bool = True) -> datasets.Dataset:

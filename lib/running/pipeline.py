@@ -27,7 +27,7 @@ from lib.figures import claims
 from lib.model import check as model_check
 from lib.running import again, chapters, engines, options, origins, profiles
 from lib.running.overview import NOTEBOOK_MINUTES, OTHER, Plan, make_plan, show
-from lib.running.publish import PublishError, publish
+from lib.running.publish import publish
 
 FAILURE = "failure.txt"
 PAID_FOR = ("judges",)  # verdicts and the spending count: no --fresh removes them
@@ -211,7 +211,7 @@ def _engine(chosen):
 
 
 def publish_all(plan: Plan, failures: dict[Path, str]) -> int:
-    """Publish the plan's notebooks; 1 if one failed or they hold what may not be published."""
+    """Publish the plan's notebooks; 1 if one failed or other code made what they read."""
     if failures:
         print("Nothing is published, because not every notebook ran.")
         return 1
@@ -220,11 +220,7 @@ def publish_all(plan: Plan, failures: dict[Path, str]) -> int:
               f"{'; '.join(plan.other_code)}. --stale makes that again; --vouch compares.",
               file=sys.stderr)
         return 1
-    try:
-        publish(plan.notebooks, plan.profile.name)
-    except PublishError as error:
-        print(error, file=sys.stderr)
-        return 1
+    publish(plan.notebooks, plan.profile.name)
     print(f"Published to {paths.NOTEBOOKS} and {paths.PUBLISHED_FIGURES}.")
     return 0
 

@@ -50,7 +50,7 @@ class Profile:
     judge: str = "rules"
     labelled: str | None = None  # a file of answers labelled by a person (evaluation/labelled)
     generator: str = "transformers"
-    benchmarks: str = ""  # for specificity, names with commas between or "all" (README): an extra
+    benchmarks: str = ""  # for specificity, names with commas between or "all": an extra
     official_quirks: bool = False  # what the official code does and the paper does not say
     leave_out: bool = False  # go on without the records and pairs that cannot be used
     runtime: Runtime = CPU
@@ -128,7 +128,7 @@ def data_of(profile: Profile) -> str:
     """The place of a real profile's data. Raises Missing, with what to do, if none is given."""
     if profile.data is None:
         raise Missing(f"The profile {profile.name} reads SafeEraser's own data, which we may not "
-                      "hand on: download it (README, \"Running at full scale\") and give its "
+                      "hand on: download it (docs/full-scale.md) and give its "
                       "folder with --data, or in SAFEERASER_DATA.")
     return profile.data
 

