@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,12 +91,18 @@ def test_whatever_ends_the_work_no_worker_is_left_or_waited_for(tmp_path, reason
 
     pieces = toy_pieces.pieces("slow", tmp_path / "journal", 5)
     if work is toy_pieces.die:
-        pieces[1] = toy_pieces.lone("bad", work)
+        pieces[1] = toy_pieces.lone("bad", partial(late, work))
     began = time.monotonic()
     with pytest.raises(RuntimeError, match=error):
         workers.make_all(pieces, 2, report)
     assert time.monotonic() - began < 60, "one piece takes longer"
     assert not multiprocessing.active_children()
+
+
+def late(work, report):
+    """After the other worker began: the pool has to see it die in the midst of things."""
+    time.sleep(10)
+    work(report)
 
 
 def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_goes_on(tmp_path):

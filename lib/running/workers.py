@@ -24,15 +24,20 @@ def make_all(pieces: Sequence[Piece], jobs: int, report: Report,
     no more processes than GPUs. Raises RuntimeError when a piece failed, with what it said, after
     the others are finished, and at once when a process died.
     """
-    context = multiprocessing.get_context("spawn")
-    count, news = len(gpus[:jobs]) or jobs, context.SimpleQueue()
-    free, (their_end, line) = context.SimpleQueue(), context.Pipe(duplex=False)
-    for gpu in gpus or [None] * count:
-        free.put(gpu)
     with closing(Agenda(pieces)) as agenda:
-        with (ProcessPoolExecutor(count, context, _begin, (their_end, free, news)) as pool,
-              their_end, line):  # which is closed first: nothing that is at work is waited for
-            _follow(agenda, pool, count, news, report)
+        count = min(len(gpus) or jobs, jobs, max(1, len(agenda.waiting)))
+        context = multiprocessing.get_context("spawn")
+        news, free = context.SimpleQueue(), context.SimpleQueue()
+        their_end, line = context.Pipe(duplex=False)
+        for gpu in gpus or [None] * count:
+            free.put(gpu)
+        try:
+            with (ProcessPoolExecutor(count, context, _begin, (their_end, free, news)) as pool,
+                  their_end, line):  # which is closed first: nothing at work is waited for
+                _follow(agenda, pool, count, news, report)
+        except BrokenProcessPool:
+            raise RuntimeError("A worker died, perhaps for want of memory: try --jobs 1. What is "
+                               "finished is kept.") from None
         agenda.check()
 
 
@@ -42,24 +47,15 @@ def _follow(agenda: Agenda, pool: ProcessPoolExecutor, count: int, news, report:
     while agenda.is_open():
         while len(at_work) < count and (piece := agenda.take()):
             at_work[pool.submit(_work, piece)] = piece
+        pool.submit(int).cancel()  # the pool only sees a new worker die once it is called again
         if not at_work:
             time.sleep(LOOK_SECONDS)  # another driver makes the rest
         ended = wait(at_work, LOOK_SECONDS, FIRST_COMPLETED).done
         while not news.empty():
-            folder, text = news.get()
-            agenda.tell(folder, text)
+            agenda.tell(*news.get())
         for future in ended:
-            agenda.finish(at_work.pop(future), _failure(future))
+            agenda.finish(at_work.pop(future), future.result())
         report(agenda.told())
-
-
-def _failure(ended: Future) -> str | None:
-    """What made a piece fail. Raises RuntimeError if its process died."""
-    try:
-        return ended.result()
-    except BrokenProcessPool:
-        raise RuntimeError("A worker died, perhaps for want of memory: try --jobs 1. What is "
-                           "finished is kept.") from None
 
 
 # In a worker.
