@@ -47,7 +47,7 @@ def _follow(agenda: Agenda, pool: ProcessPoolExecutor, count: int, news, report:
     while agenda.is_open():
         while len(at_work) < count and (piece := agenda.take()):
             at_work[pool.submit(_work, piece)] = piece
-        pool.submit(int).cancel()  # the pool only sees a new worker die once it is called again
+            pool.submit(int)  # the pool sees a new worker die only once it was called again
         if not at_work:
             time.sleep(LOOK_SECONDS)  # another driver makes the rest
         ended = wait(at_work, LOOK_SECONDS, FIRST_COMPLETED).done
