@@ -36,6 +36,7 @@ cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 # for those that stand in its configuration file.
 unset PYTHONSAFEPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 stamp=.venv/.requirements.lock  # a copy of what was installed, written last
+place=.venv/.place  # the folder in which its programs were told where they are
 
 say() { printf '%s\n' "$*" >&2; }
 stop() { say "$*"; exit 1; }
@@ -69,6 +70,24 @@ make_venv() {
   cp requirements.lock "$stamp"
 }
 
+# What is in .venv/bin begins with the path of its Python, which is another one after this folder was
+# moved: from here on the programs take the Python beside them, and `activate` is written again.
+mend_venv() {
+  printf '%s\n' "$PWD" | cmp -s - "$place" && return
+  .venv/bin/python -m venv --without-pip .venv && .venv/bin/python - <<'END' &&
+import pathlib, re
+first = re.compile(rb"\A#!(/bin/sh\n'''exec' .*\n' '''|.*python[\d.]*)\n")
+beside = b"""#!/bin/sh
+'''exec' "$(dirname -- "$(readlink -f -- "$0")")/python" "$0" "$@"
+' '''
+"""
+for program in pathlib.Path(".venv/bin").iterdir():
+    if program.is_file() and not program.is_symlink():
+        program.write_bytes(first.sub(lambda _: beside, program.read_bytes()))
+END
+    printf '%s\n' "$PWD" > "$place"
+}
+
 for option in "$@"; do
   case $option in -h|--help) sed -n '2,/^set/s/^# \{0,1\}//p' reproduce.sh; exit;; esac
 done
@@ -87,5 +106,7 @@ if ! missing=$("$python" -m lib.base.environment "$@"); then
     make_venv
   fi
   python=.venv/bin/python
+  [[ ! -e $stamp ]] || mend_venv ||
+    say "The programs in .venv/bin may be broken: say .venv/bin/python -m jupyterlab, and the like."
 fi
 exec "$python" -m lib.running.pipeline "$@"

@@ -1,13 +1,12 @@
 """What the tests look for in outputs of real data: harmful material, however it is shown."""
 
-import ast
 import base64
-import binascii
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,21 @@ from lib.data import discretion
 from lib.data.dataset import Dataset, read
 from lib.data.pictures import PictureError, open_image
 from lib.data.problems import left_out
-from lib.running.chapters import without_magics
 from lib.running.joined import labelled
 from lib.running.profiles import judge_of
+from lib.running.training import probed
 from lib.world.words import REFUSALS
 
 SIDE = 16  # pixels of the small copy by which a picture is known, whatever its size
 NEAR = 24  # of 255: no part of two copies of a picture differs by more
 INLINE = re.compile(r"data:image/[\w+.-]+;base64,([A-Za-z0-9+/=\s]+)")
 TAG = re.compile(r"<[^>]*>")
+# Another value for it than False, or itself where a function hands it on.
+ASKS_FOR_HARM = re.compile(r"show_harmful\s*=(?!=)(?!\s*(False|show_harmful)\s*([,)\n#]|$))")
 TEXTS = (".csv", ".md", ".tex", ".json", ".svg", ".html", ".txt")
 HARMLESS = ("safe", "retain", "specificity")  # sets of questions: all others are about hazards
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+NO_PICTURE = (OSError, ValueError, PictureError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,8 @@ class Secrets:
         """Whether a text, with or without its tags, quotes a harmful one."""
         return self.texts.quotes(f"{text}\n{TAG.sub('', text)}")
 
-    def shown_in(self, image: bytes) -> bool:
-        """Whether an encoded picture is a harmful one, at whatever size."""
-        try:
-            with Image.open(io.BytesIO(image)) as picture:
-                copy = _small(picture)
-        except (OSError, ValueError, Image.DecompressionBombError):
-            return False  # no picture, so none that anybody could see
+    def shown_in(self, copy: np.ndarray) -> bool:
+        """Whether the small copy of a picture is that of a harmful one."""
         return bool(len(self.pictures)) and (
             np.abs(self.pictures - copy).max(axis=(1, 2, 3)) <= NEAR).any()
 
@@ -59,7 +56,8 @@ def secrets(dataset: Dataset, harmful_answers: Iterable[str] = ()) -> Secrets:
     """What must not be published of a dataset and of what models said to it."""
     had = dataset.had or dataset  # also what was left out
     records = (*had.train, *had.val)
-    copies = [_copy(image) for image in sorted({r.image for r in records if r.image})]
+    copies = [_small(partial(open_image, image))
+              for image in sorted({r.image for r in records if r.image})]
     # Answers about harmful pictures that nobody has judged are kept back like harmful ones.
     said = {p.harmful_answer for record in records for p in record.unsafe_pairs}
     said |= {pair.answer for record in records for pair in record.neighbour_pairs}
@@ -67,16 +65,12 @@ def secrets(dataset: Dataset, harmful_answers: Iterable[str] = ()) -> Secrets:
     return Secrets(texts, np.array([copy for copy in copies if copy is not None]))
 
 
-def _copy(image: Path) -> np.ndarray | None:
-    """None for what cannot be opened, so that nobody can have shown it."""
+def _small(opened: Callable[[], Image.Image]) -> np.ndarray | None:
+    """A small copy of a picture; None of what cannot be opened, so that nobody can see it."""
     try:
-        return _small(open_image(image))
-    except PictureError:
+        square = opened().convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+    except NO_PICTURE:
         return None
-
-
-def _small(image: Image.Image) -> np.ndarray:
-    square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(square, dtype=np.int16)
 
 
@@ -98,28 +92,29 @@ def of_store(root: Path | None = None) -> list[Secrets]:
         known = left_out(made.parent)
         dataset = read(read_json(made)["data"], False, leave_out=bool(known), known=known)
         harmless = discretion.of(dataset)
-        said = {answer for rows, judge in _answers(made.parent.parent)
+        said = {answer for rows, judge in _answers(made.parent.parent, dataset)
                 for answer in _harmful_answers(rows, judge, harmless)}
         found.append(secrets(dataset, said))
     return found
 
 
-def _answers(profile: Path) -> Iterator[tuple[list[dict], str | None]]:
+def _answers(profile: Path, dataset: Dataset) -> Iterator[tuple[list[dict], str | None]]:
     """Every run's answers with the labels of each judge that there are, and who it was.
 
-    What is not labelled has the label "failed"; results of before had labels with the answers.
+    What nobody has labelled has the label "failed": answers without labels, and those to probes.
     """
-    made = [path.parent for path in sorted(profile.glob("*/config.json"))]
-    configs = {folder: read_json(folder / "config.json") for folder in made}
     judged = set()
-    for folder in made:
-        if (folder / "labels.jsonl").exists():
-            judged.add(configs[folder]["answers"])
-            yield labelled(folder), manifest(folder)["facts"]["judge"]
-    for folder in made:
-        if (folder / "answers.jsonl").exists() and folder.name not in judged:
-            rows = [{"label": "failed", **row} for row in read_jsonl(folder / "answers.jsonl")]
-            yield rows, configs[folder].get("evaluation", {}).get("judge")
+    for labels in sorted(profile.glob("*/labels.jsonl")):
+        judged.add(read_json(labels.parent / "config.json")["answers"])
+        yield labelled(labels.parent), manifest(labels.parent)["facts"]["judge"]
+    for answers in sorted(profile.glob("*/answers.jsonl")):
+        if answers.parent.name not in judged:
+            yield [{**row, "label": "failed"} for row in read_jsonl(answers)], None
+    asked = probed(dataset)
+    for probes in sorted(profile.glob("*/probes.jsonl")):
+        for probe in read_jsonl(probes):
+            yield [{"set": question.set, "answer": answer, "label": "failed"}
+                   for question, answer in zip(asked, probe.get("answers", ()), strict=False)], None
 
 
 def _harmful_answers(rows: Iterable[dict], judge: str | None,
@@ -136,77 +131,65 @@ def _harmful_answers(rows: Iterable[dict], judge: str | None,
 
 def in_notebook(book, known: Sequence[Secrets]) -> list[str]:
     """What may not be published of a notebook with outputs: a sentence for each cell."""
-    noted = _whats([("text/plain", json.dumps(book.metadata))], known)  # widgets' state, for one
+    noted = _whats(_held({"metadata": book.metadata}), known)  # widgets' state, for one
     found = [f"the notebook's metadata hold {what}" for what in noted]
     for number, cell in enumerate(book.cells, start=1):
-        if cell.cell_type == "code" and _asks_for_harm(cell.source):
+        if cell.cell_type == "code" and ASKS_FOR_HARM.search(cell.source):
             found.append(f"cell {number} sets show_harmful: run it without")
-        data = [part for output in cell.get("outputs", []) for part in _data(output)]
-        data += [part for kinds in cell.get("attachments", {}).values()
-                 for part in kinds.items()]
-        data += [("text/plain", cell.source), ("text/plain", json.dumps(cell.metadata))]
-        found += [f"cell {number} shows {what}" for what in _whats(data, known)]
+        found += [f"cell {number} shows {what}" for what in _whats(_held(cell), known)]
     return found
 
 
-def _asks_for_harm(source: str) -> bool:
-    """Whether a cell gives `show_harmful` another value than False (or itself)."""
+def _held(part: object, kind: str = "") -> Iterator[tuple[str, str]]:
+    """(kind, content) of all that a part of a notebook holds, however deep.
+
+    The kind is the name under which it stands, such as "image/png", but never in metadata.
+    """
+    if isinstance(part, dict) and kind != "metadata":
+        for name, value in part.items():
+            yield from _held(value, name)
+    elif isinstance(part, list) and not all(isinstance(each, str) for each in part):
+        for each in part:
+            yield from _held(each, kind)
+    elif isinstance(part, list):  # a text, line by line
+        yield kind, "".join(part)
+    else:
+        yield kind, part if isinstance(part, str) else json.dumps(part)
+
+
+def _whats(held: Iterable[tuple[str, str]], known: Sequence[Secrets]) -> list[str]:
+    """Names of the harmful material in texts and encoded pictures."""
+    encoded, words = [], []
+    for kind, content in held:
+        if kind.startswith("image/") and kind != "image/svg+xml":
+            encoded.append(content)
+        else:
+            encoded += INLINE.findall(content)
+            words.append(INLINE.sub("", content))
+    pictures = [copy for each in encoded if (copy := _small(partial(_opened, each))) is not None]
+    text = "\n".join([*words, *map(_noted, encoded)])
+    harmful = {"a harmful answer of real data": any(each.quoted_in(text) for each in known),
+               "a harmful picture of real data": any(each.shown_in(picture) for each in known
+                                                     for picture in pictures)}
+    return [name for name, there in harmful.items() if there]
+
+
+def _opened(encoded: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(encoded)))
+
+
+def _noted(encoded: str) -> str:
+    """The texts that a picture carries beside its pixels."""
     try:
-        tree = ast.parse(without_magics(source))
-    except SyntaxError:
-        return "show_harmful" in source
-    given = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)
-             and any(ast.unparse(target) == "show_harmful" for target in node.targets)]
-    given += [node.value for node in ast.walk(tree)
-              if isinstance(node, ast.keyword) and node.arg == "show_harmful"]
-    return any(ast.unparse(value) not in ("False", "show_harmful") for value in given)
-
-
-def _data(output) -> list[tuple[str, str]]:
-    """(kind, content) of all that an output holds; an error's text is text, too."""
-    held = [(kind, "".join(value) if isinstance(value, list) else value)
-            for kind, value in output.get("data", {}).items()]
-    texts = [output.get("text", ""), output.get("evalue", ""), *output.get("traceback", []),
-             json.dumps(output.get("metadata", {}))]  # which may have an alt text
-    held.append(("text/plain", "\n".join("".join(text) for text in texts)))
-    return [(kind, value if isinstance(value, str) else json.dumps(value)) for kind, value in held]
-
-
-def _whats(data: Sequence[tuple[str, str]], known: Sequence[Secrets]) -> list[str]:
-    pictures = [_decoded(value) for kind, value in data
-                if kind.startswith("image/") and kind != "image/svg+xml"]
-    texts = [value for kind, value in data
-             if not kind.startswith("image/") or kind == "image/svg+xml"]
-    pictures += [_decoded(part) for text in texts for part in INLINE.findall(text)]
-    words = "\n".join([*(INLINE.sub("", text) for text in texts), *map(_noted, pictures)])
-    harmful = [any(each.quoted_in(words) for each in known),
-               any(each.shown_in(picture) for each in known for picture in pictures)]
-    names = ("a harmful answer of real data", "a harmful picture of real data")
-    return [name for name, there in zip(names, harmful, strict=True) if there]
-
-
-def _noted(image: bytes) -> str:
-    """The texts that an encoded picture carries beside its pixels."""
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            return "\n".join(str(value) for value in picture.info.values())
-    except (OSError, ValueError, Image.DecompressionBombError):
+        return "\n".join(map(str, _opened(encoded).info.values()))
+    except NO_PICTURE:
         return ""
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text)
-    except (binascii.Error, ValueError):
-        return b""
 
 
 def in_file(path: Path, known: Sequence[Secrets]) -> list[str]:
     """What may not be published of a figure or table."""
     if path.suffix in TEXTS:
-        return _whats([("text/plain", path.read_text(encoding="utf-8", errors="replace"))], known)
+        return _whats([("", path.read_text(encoding="utf-8", errors="replace"))], known)
     if path.suffix in PICTURES:
-        content = base64.b64encode(path.read_bytes()).decode()
-        return _whats([("image/png", content)], known)
+        return _whats([("image/png", base64.b64encode(path.read_bytes()).decode())], known)
     return ["what cannot be looked through for harmful material"] if known else []
-

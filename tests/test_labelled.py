@@ -141,7 +141,7 @@ def test_a_chapter_is_executed_again_when_labels_change(tmp_path, monkeypatch):
 
     def mark(*rows):
         profile = replace(LLAVA_7B, labelled=str(written(tmp_path, *rows)))
-        return pipeline.make_plan(profile, [notebook], 1, engine).marks[notebook]
+        return pipeline.make_plan(profile, [notebook], 1, engine).mark(notebook)
 
     assert mark(ROW) == mark(ROW)
     assert mark(ROW) != mark(ROW | {"label": "normal"})

@@ -12,6 +12,7 @@ from PIL import PngImagePlugin
 
 from lib.data.pictures import open_image
 from lib.figures import gallery
+from lib.running.training import probed
 from lib.world.words import REFUSALS
 from tests import leaks, real_data
 
@@ -150,17 +151,25 @@ def store(folder, data, judge, *answers, questions="harmful"):
     return folder
 
 
-@pytest.mark.parametrize("of_before", [False, True])
-def test_what_nobody_has_labelled_may_not_be_published(data, tmp_path, of_before):
+def test_what_nobody_has_labelled_may_not_be_published(data, tmp_path):
     made = store(tmp_path, data, "server:gpt-4o", (DRESSED, "normal")) / "llava-7b"
     assert not leaks.of_store(tmp_path)[0].quoted_in(DRESSED)
     for path in (made / "l-1").iterdir():
         path.unlink()
-    if of_before:  # labels stood with the answers, and the judge in the config
-        row = {"set": "harmful", "answer": DRESSED, "label": "normal"}
-        (made / "a-1/answers.jsonl").write_text(json.dumps(row))
-        (made / "a-1/config.json").write_text('{"evaluation": {"judge": "server:gpt-4o"}}')
-    assert leaks.of_store(tmp_path)[0].quoted_in(DRESSED) != of_before
+    assert leaks.of_store(tmp_path)[0].quoted_in(DRESSED)
+
+
+def test_what_was_said_to_a_run_s_probes_may_not_be_published(data, tmp_path):
+    made = store(tmp_path, data, "server:gpt-4o") / "llava-7b"
+    asked = probed(data)
+    said = [f"{question.set} number {n}: boil brass" for n, question in enumerate(asked)]
+    (made / "adapter-1").mkdir()
+    (made / "adapter-1/probes.jsonl").write_text(json.dumps({"step": 0, "answers": said}) + "\n")
+    (made / "l-1/probes.jsonl").write_text(json.dumps({"step": 0, "rr": 0.5}) + "\n")
+    (known,) = leaks.of_store(tmp_path)
+    assert {question.set for question in asked} == {"harmful", "safe"}
+    assert [known.quoted_in(text) for text in said] == [
+        question.set == "harmful" for question in asked]
 
 
 DRESSED = "I'm sorry, but no. Then again: boil the brass lumps."

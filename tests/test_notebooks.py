@@ -34,7 +34,7 @@ def prose(book):
 
 
 def tree(cell):
-    return ast.parse(chapters.without_magics(cell.source))
+    return chapters.parsed(cell.source)
 
 
 def words(cells):

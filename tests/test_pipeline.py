@@ -99,6 +99,8 @@ def test_a_run_never_touches_the_repositorys_own_notebooks(finished):
     ("nothing changed", lambda root: None, []),
     ("its source changed", lambda root: notebook(
         root / "notebooks/00_first.ipynb", IMPORTS, FIGURE), ["00"]),
+    ("a comment in lib changed", lambda root: (root / "lib/figures/tables.py").write_text(
+        f"# shorter\n{(root / 'lib/figures/tables.py').read_text()}"), []),
     ("lib changed", lambda root: (root / "lib/figures/tables.py").write_text("# shorter"),
      ["00", "01"]),
     ("a figure is gone", lambda root: (root / "runs/laptop/figures/figure_01.png").unlink(),

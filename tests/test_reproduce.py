@@ -159,6 +159,25 @@ def test_the_venv_is_used_again_without_a_word(installed, bare, wheels):
     assert result.stderr == ""
 
 
+def test_the_programs_of_a_venv_go_on_working_after_its_folder_was_moved(installed, bare, wheels):
+    programs = installed / ".venv" / "bin"
+    headers = {"plain": f"#!{installed}/x/python3.11\n",
+               "long": f"#!/bin/sh\n'''exec' \"{installed}/x/python\" \"$0\" \"$@\"\n' '''\n"}
+    for name, header in headers.items():
+        (programs / name).write_text(f"{header}import sys\nprint(sys.prefix, *sys.argv[1:])\n")
+        (programs / name).chmod(0o755)
+    for name in ("elsewhere", "a second ü"):
+        root = installed.rename(installed.with_name(name))
+        assert call(root, bare, wheels).stderr == ""
+        for program in headers:
+            said = subprocess.check_output([root / ".venv/bin" / program, "a b"], text=True)
+            assert said == f"{root}/.venv a b\n"
+        active = subprocess.check_output(
+            ["bash", "-c", '. .venv/bin/activate && printf %s "$VIRTUAL_ENV"'], cwd=root, text=True)
+        assert active == str(root / ".venv")
+        installed = root
+
+
 def test_it_can_be_called_through_a_symbolic_link_from_anywhere(installed, bare, wheels, tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "go").symlink_to(installed / "reproduce.sh")

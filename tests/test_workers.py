@@ -1,10 +1,12 @@
 """The local engine: `lib/running/engines.py`."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,38 @@ def test_what_computes_on_a_gpu_is_given_to_the_engine_with_what_it_needs(tiny_r
         step.make(quiet)
     assert {step: [need.name.split("-")[0] for need in needs] for step, needs in given.items()} == {
         "tower": ["dataset"], "labels": ["dataset", "tower"]}
+
+
+def test_a_piece_that_fails_stops_no_other_and_is_said_at_the_end(tmp_path):
+    pieces = toy_pieces.pieces("others", tmp_path / "journal")
+    with pytest.raises(RuntimeError, match="1 of 5 failed, the first of them bad") as stopped:
+        workers.make_all([toy_pieces.lone("bad", toy_pieces.fail), *pieces], 2, quiet)
+    assert "ValueError: the loss is not a number" in str(stopped.value)
+    assert all(piece.is_whole() for piece in pieces)
+
+
+@pytest.mark.parametrize(("reason", "work", "error"), [
+    ("a worker dies", toy_pieces.die, "A worker died, perhaps for want of memory"),
+    ("the driver gives up", time.sleep, "stopped by hand")])
+def test_whatever_ends_the_work_no_worker_is_left_or_waited_for(tmp_path, reason, work, error):
+    def report(text):
+        if reason == "the driver gives up" and "step0: part" in text:
+            raise RuntimeError("stopped by hand")
+
+    pieces = toy_pieces.pieces("slow", tmp_path / "journal", 5)
+    if work is toy_pieces.die:
+        pieces[1] = toy_pieces.lone("bad", partial(late, work))
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=error):
+        workers.make_all(pieces, 2, report)
+    assert time.monotonic() - began < 60, "one piece takes longer"
+    assert not multiprocessing.active_children()
+
+
+def late(work, report):
+    """After the other worker began: the pool has to see it die in the midst of things."""
+    time.sleep(10)
+    work(report)
 
 
 def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_goes_on(tmp_path):

@@ -9,18 +9,19 @@ import torch
 
 from lib.base import runs
 from lib.base.paths import profile_dir
+from lib.running import chapters
 from lib.running.agenda import Piece
 from lib.running.plan import steps
 from lib.running.profiles import Profile
 from lib.running.results import Report, Result
 
 SCRATCH = "again"  # in a profile's folder: what is made again only to be compared
-ALL = ("00", "01", "02", "03", "04", "05")
 
 
 def said(profile: Profile) -> str:
     """In a sentence, whether today's code made a profile's results."""
-    every = [result for step in steps(profile, ALL, 1) for result in step.results]
+    numbers = [chapters.number(notebook) for notebook in chapters.find()]
+    every = [result for step in steps(profile, numbers, 1) for result in step.results]
     there = [result for result in every if result.folder().exists()]
     other = [result for result in there if result.is_stale()]
     if not other:

@@ -73,6 +73,12 @@ class Agenda:
         self._end(piece)
         self.waiting.append(piece)
 
+    def tell(self, folder: Path, text: str) -> None:
+        """Note what the maker of a piece that is at work says."""
+        for piece in self.at_work:
+            if piece.folder == folder:
+                self.at_work[piece] = text
+
     def finish(self, piece: Piece, failure: str | None = None) -> None:
         """Count a piece as done, or as failed with this account."""
         self._end(piece)

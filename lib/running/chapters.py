@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import nbformat
@@ -26,6 +26,7 @@ from lib.base import disk, paths
 from lib.base.missing import Missing
 from lib.figures import claims
 
+CELL_MAGIC = re.compile(r"\A\s*%%.*\n?")
 INLINE = "module://matplotlib_inline.backend_inline"  # shows a notebook's figures
 KERNEL_STARTS = 3  # kernels that start at the same moment can collide on a port
 START_SECONDS = 180  # a loaded machine is slow, not broken
@@ -80,18 +81,15 @@ def source_sha256(book: nbformat.NotebookNode) -> str:
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
-def without_magics(source: str) -> str:
-    """Return a cell's source as Python alone: what IPython makes of `%`, `!`, `?` and their like.
+def parsed(source: str) -> ast.Module:
+    """A cell as Python, whatever IPython makes of `%`, `!`, `?` and their like in it.
 
-    Of a cell for another program (`%%html`) nothing is left.
+    Nothing is left of what is no Python: a cell for another program (`%%html`), a mistake.
     """
-    first, _, rest = source.lstrip().partition("\n")
-    python = TransformerManager().transform_cell(rest if first.startswith("%%") else source)
     try:
-        ast.parse(python)
+        return ast.parse(TransformerManager().transform_cell(CELL_MAGIC.sub("", source)))
     except SyntaxError:
-        return "" if first.startswith("%%") else python
-    return python
+        return ast.Module([], [])
 
 
 def figure_names(book: nbformat.NotebookNode) -> list[str]:
@@ -100,27 +98,25 @@ def figure_names(book: nbformat.NotebookNode) -> list[str]:
     A name that is not written out there, but computed, is left out.
     """
     calls = [node for cell in book.cells if cell.cell_type == "code"
-             for node in ast.walk(_parsed(cell.source))
+             for node in ast.walk(parsed(cell.source))
              if isinstance(node, ast.Call) and ast.unparse(node.func) == "plots.save"]
     named = [(*call.args[2:3], *(k.value for k in call.keywords if k.arg == "name"))
              for call in calls]
     return [name.value for names in named for name in names if isinstance(name, ast.Constant)]
 
 
-def _parsed(source: str) -> ast.Module:
-    """The cell as Python; as nothing where it is none, such as a cell whose error is the point."""
-    try:
-        return ast.parse(without_magics(source))
-    except SyntaxError:
-        return ast.Module([], [])
-
-
 def fingerprint(notebook: Path, profile_name: str, step_ids: Iterable[str]) -> str:
     """Return the hash of all that an executed copy depends on: sources, lib, profile, results."""
     files = sorted((paths.ROOT / "lib").rglob("*.py"))
-    library = [path.read_text(encoding="utf-8") for path in files]
+    library = [_bare(path.read_text(encoding="utf-8")) for path in files]
     parts = [source_sha256(read(notebook)), profile_name, sorted(step_ids), library]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@cache
+def _bare(source: str) -> str:
+    """Code without comments and formatting, which change nothing."""
+    return ast.unparse(ast.parse(source))
 
 
 def executed_copy(notebook: Path, profile_name: str) -> Path:
@@ -204,14 +200,9 @@ def execute(notebook: Path, profile_name: str, mark: str) -> None:
     Of several processes that want the same one executed, one does it and the others wait. Raises
     what papermill raises; the cells up to there are then in NN_name.unfinished.ipynb.
     """
-    lock = _lock(notebook, profile_name)
-    with disk.locked(lock, wait=False) as first:
-        if first:
+    with disk.locked(_lock(notebook, profile_name)):
+        if not is_current(notebook, profile_name, mark):
             _execute(notebook, profile_name, mark)
-    if not first:
-        with disk.locked(lock):
-            if not is_current(notebook, profile_name, mark):
-                _execute(notebook, profile_name, mark)
 
 
 @contextmanager

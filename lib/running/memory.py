@@ -20,7 +20,7 @@ def advised(profile: Profile, doing: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        raise OutOfMemory(f"Out of memory while {doing}{_used()}. {advice(profile)} What is "
+        raise OutOfMemory(f"Out of memory while {doing}. {advice(profile)} What is "
                           "finished is kept: run the same command again to go on.") from error
 
 
@@ -32,26 +32,20 @@ def ran_out(error: Exception) -> bool:
 
 def advice(profile: Profile) -> str:
     """What would need less memory than this profile, the cheapest first."""
-    runtime, batch = profile.runtime, profile.evaluation.batch
+    runtime, batch = profile.runtime, profile.evaluation.batch or 1  # None follows the memory
     rows = runtime.micro_batch or 3 * profile.unlearning.images  # harmful, safe and text rows
-    ways = []
-    if rows > 1:
-        ways.append(f"fewer pictures per forward (micro_batch={rows // 2}; the results stay the "
-                    "same)")
-    if batch and batch > 1:  # else it follows the memory already
-        ways.append(f"fewer answers at once (batch={batch // 2} of the evaluation)")
-    if not runtime.gradient_checkpointing:
-        ways.append("gradient_checkpointing=True (a third more time)")
-    if not runtime.four_bit and runtime.device != "cpu":
-        ways.append("four_bit=True (the frozen weights in a quarter of the memory; runs then start "
-                    "afresh, because the results differ)")
-    if not ways:
+    ways = {
+        f"fewer pictures per forward (micro_batch={rows // 2}; the results stay the same)":
+            rows > 1,
+        f"fewer answers at once (batch={batch // 2} of the evaluation)":
+            batch > 1,
+        "gradient_checkpointing=True (a third more time)":
+            not runtime.gradient_checkpointing,
+        "four_bit=True (the frozen weights in a quarter of the memory; runs then start afresh, "
+        "because the results differ)":
+            not runtime.four_bit and runtime.device != "cpu",
+    }
+    if not any(ways.values()):
         return "There is nothing left to save: a machine with more memory is needed."
-    return f"In lib/running/profiles.py, profile {profile.name}: {'; or '.join(ways)}."
-
-
-def _used() -> str:
-    if not torch.cuda.is_available():
-        return ""
-    free, total = torch.cuda.mem_get_info()
-    return f" ({(total - free) / 2**30:.0f} of the GPU's {total / 2**30:.0f} GiB are taken)"
+    helpful = "; or ".join(way for way, helps in ways.items() if helps)
+    return f"In lib/running/profiles.py, profile {profile.name}: {helpful}."

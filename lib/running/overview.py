@@ -15,7 +15,7 @@ OTHER = "made by other code"
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run is to do: `done` and `marks` are as the store and the notebooks are now."""
+    """What one run is to do: `done` and `current` are as the store and the notebooks are now."""
 
     profile: profiles.Profile
     engine: object  # of lib.running.engines
@@ -23,17 +23,20 @@ class Plan:
     steps: list  # of experiments.Step
     done: dict[str, bool]  # by the step's id
     notebooks: list[Path]
-    marks: dict[Path, str]  # the fingerprint of each notebook
+    mark: Callable[[Path], str]  # the fingerprint of a notebook, with the results as they are now
     current: dict[Path, bool]  # whether its executed copy has that fingerprint
-    timed: bool = True  # whether the expected minutes are more than a guess
-    other_code: tuple[str, ...] = ()  # the names of the steps that have results by other code
-    mark: Callable[[Path], str] = str  # of a notebook, with the results as they are now
+    timed: bool  # whether the expected minutes are more than a guess
+    other_code: tuple[str, ...]  # the names of the steps that have results by other code
 
     def lines(self) -> list[tuple[str, float, bool]]:
         """Return (name, expected minutes, already there) of everything in its order."""
         steps = [(step.name, step.minutes, self.done[step.id]) for step in self.steps]
         return steps + [(f"notebook {notebook.stem}", NOTEBOOK_MINUTES, self.current[notebook])
                         for notebook in self.notebooks]
+
+    def results(self) -> list:
+        """All that its steps make."""
+        return [made for step in self.steps for made in step.results]
 
 
 def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engine,
@@ -42,9 +45,7 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engin
 
     expected: `lib.scale.costs.Costs` of a real profile, None of others.
     """
-    from lib.running import (
-        experiments,  # takes seconds to import: not before the options are known good
-    )
+    from lib.running import experiments  # takes seconds: not before the options are known good
 
     for notebook in notebooks:
         chapters.check_parameters(notebook, ["profile_name"])
@@ -52,19 +53,18 @@ def make_plan(profile: profiles.Profile, notebooks: list[Path], jobs: int, engin
                               engine.make_all)
     hours = expected.hours(engine.slots) if expected else {}
     steps = [replace(step, minutes=60 * hours.get(step.name, step.minutes / 60)) for step in steps]
-    done = {step.id: step.is_done() for step in steps}
-    for step in steps:
-        done[step.id] &= all(done.get(judged, True) for judged in step.before)
+    there = {step.id: step.is_done() for step in steps}
+    done = {step.id: there[step.id] and all(there.get(judged, True) for judged in step.before)
+            for step in steps}
     needed = {notebook: experiments.steps(profile, [chapters.number(notebook)], jobs)
               for notebook in notebooks}
     mark = partial(_mark, profile, needed)
-    marks = {notebook: mark(notebook) for notebook in notebooks}
     current = {notebook: all(done[step.id] for step in needed[notebook])
-               and chapters.is_current(notebook, profile.name, marks[notebook])
+               and chapters.is_current(notebook, profile.name, mark(notebook))
                for notebook in notebooks}
     other_code = tuple(s.name for s in steps if any(made.is_stale() for made in s.results))
-    return Plan(profile, engine, jobs, steps, done, notebooks, marks, current,
-                bool(hours) or not profile.real, other_code, mark)
+    return Plan(profile, engine, jobs, steps, done, notebooks, mark, current,
+                bool(hours) or not profile.real, other_code)
 
 
 def _mark(profile: profiles.Profile, needed: dict[Path, list], notebook: Path) -> str:

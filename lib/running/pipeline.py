@@ -15,15 +15,17 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lib.base import disk, paths
 from lib.base.extras import scale
 from lib.base.missing import Missing
 from lib.base.progress import Progress
+from lib.data import report as dataset_report
 from lib.figures import claims
-from lib.running import chapters, engines, options, profiles
+from lib.model import check as model_check
+from lib.running import again, chapters, engines, options, origins, profiles
 from lib.running.overview import NOTEBOOK_MINUTES, OTHER, Plan, make_plan, show
 from lib.running.publish import publish
 
@@ -42,10 +44,6 @@ def unusable(profile: profiles.Profile, look: bool) -> list[str]:
     The data only for a `look` at the plan, and if some may be left out, which is never done without
     a word: a run checks them whole, with every picture.
     """
-    from lib.data import report as dataset_report
-    from lib.model import check as model_check
-    from lib.running import origins
-
     wrong = []
     if Path(profile.model).is_dir():
         wrong += model_check.check(Path(profile.model))
@@ -63,31 +61,26 @@ def unusable(profile: profiles.Profile, look: bool) -> list[str]:
 def run(plan: Plan) -> dict[Path, str]:
     """Do what the plan lists as not there yet; return an account of each failed notebook."""
     progress = Progress([minutes for _, minutes, there in plan.lines() if not there])
-    for step in plan.steps:
-        if not plan.done[step.id]:
-            _make(step, progress)
-    marks = {notebook: plan.mark(notebook) for notebook in plan.notebooks}
-    return _execute(replace(plan, marks=marks), progress)
-
-
-def _make(step, progress: Progress) -> None:
-    progress.start(step.name)
-    try:
-        step.make(progress.report)
-    except Exception:
-        progress.finish(step.name, step.minutes, "FAILED after ")
-        raise
-    progress.finish(step.name, step.minutes)
+    for step in [step for step in plan.steps if not plan.done[step.id]]:
+        progress.start(step.name)
+        try:
+            step.make(progress.report)
+        except Exception:
+            progress.finish(step.name, step.minutes, "FAILED after ")
+            raise
+        progress.finish(step.name, step.minutes)
+    return _execute(plan, progress)
 
 
 def _execute(plan: Plan, progress: Progress) -> dict[Path, str]:
     """Execute the notebooks that are not current, as many at once as there are jobs."""
-    waiting = [notebook for notebook in plan.notebooks if not plan.current[notebook]]
+    marks = {notebook: plan.mark(notebook) for notebook in plan.notebooks
+             if not plan.current[notebook]}  # with the results as they are now
     failures = {}
     with chapters.kernels(threads=max(1, options.cores() // plan.jobs)):
         pool = ThreadPoolExecutor(plan.jobs)  # each thread only waits for its kernel
-        at_work = {pool.submit(_timed, chapters.execute, notebook, plan.profile.name,
-                               plan.marks[notebook]): notebook for notebook in waiting}
+        at_work = {pool.submit(_timed, chapters.execute, notebook, plan.profile.name, mark):
+                   notebook for notebook, mark in marks.items()}
         try:
             for future in as_completed(at_work):
                 notebook, (seconds, error) = at_work[future], future.result()
@@ -168,12 +161,9 @@ def _look(chosen) -> int:
     """Show the plan of these options, and do nothing."""
     try:
         expected = _expected(chosen)
-        if chosen.profile.real and chosen.profile.data is None:
-            print("Which steps are there already can be told once --data names the dataset.")
-            return 0
         with _engine(chosen) as engine:
             show(make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected))
-    except Missing as error:  # the counts need neither the model nor a network
+    except Missing as error:  # the counts need neither the data nor the model nor a network
         print(f"Which steps are there already cannot be told: {error}")
     return 0
 
@@ -186,12 +176,15 @@ def _work(chosen, folder: Path) -> int:
     expected = _expected(chosen)
     with disk.at_work(folder):
         with _engine(chosen) as engine:
-            plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
+            planned = partial(make_plan, chosen.profile, chosen.notebooks, chosen.jobs, engine,
+                              expected)
+            plan = planned()
             if chosen.vouch:
                 return vouch(plan)
             if chosen.stale and plan.other_code:
-                forget_stale(plan)
-                plan = make_plan(chosen.profile, chosen.notebooks, chosen.jobs, engine, expected)
+                removed = again.forget_stale(plan.results())
+                print(f"{len(removed)} results were {OTHER}, or from such: they are made again.")
+                plan = planned()
             show(plan)
             (folder / FAILURE).unlink(missing_ok=True)
             failures = run(plan)
@@ -199,22 +192,12 @@ def _work(chosen, folder: Path) -> int:
             return max(verdict(plan, failures), chosen.publish and publish_all(plan, failures))
 
 
-def forget_stale(plan: Plan) -> None:
-    """Remove what other code made, and what was made from it."""
-    from lib.running import again
-
-    removed = again.forget_stale(made for step in plan.steps for made in step.results)
-    print(f"{len(removed)} results were {OTHER}, or from such: they are made again.", flush=True)
-
-
 def vouch(plan: Plan) -> int:
     """Compare results of other code with what today's makes; 1 if they are not the same."""
-    from lib.running import again
-
-    print("One result of each kind is made again and compared.", flush=True)
-    made = [made for step in plan.steps for made in step.results if plan.done[step.id]]
-    lines, equal = again.vouch(plan.profile, made, plan.jobs, plan.engine.make_all,
-                               Progress([]).report)
+    progress = Progress([0])
+    progress.start("one result of each kind, made again to be compared")
+    lines, equal = again.vouch(plan.profile, plan.results(), plan.jobs, plan.engine.make_all,
+                               progress.report)
     print("\n".join(lines or [f"No result was {OTHER}."]), flush=True)
     return int(not equal)
 

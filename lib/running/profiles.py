@@ -8,7 +8,7 @@ environment variables, SAFEERASER_MODEL for the model and so on.
 """
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from lib.base.missing import Missing
 from lib.model.settings import CPU, Architecture, Evaluation, Pretraining, Runtime
@@ -76,10 +76,6 @@ class Profile:
     def judge_of(self, questions: str) -> str:
         """`judge_of` of its judge."""
         return judge_of(self.judge, questions)
-
-    def asdict(self) -> dict:
-        """The profile as plain dicts, for configs that JSON holds."""
-        return asdict(self)
 
 
 def judge_of(judge: str, questions: str) -> str:

@@ -99,13 +99,11 @@ def _execution(notebook: Path) -> tuple[str, str, float, float, None]:
 
 
 def _cost(spans: pd.DataFrame, part: str) -> dict:
-    busy, until, at_once = 0.0, float("-inf"), 0
-    for span in spans.itertuples():
-        busy += max(0.0, span.end - max(span.start, until))
-        until = max(until, span.end)
-        at_once = max(at_once, int(((spans.start <= span.start) & (spans.end > span.start)).sum()))
+    before = spans.end.cummax().shift(fill_value=0)  # when all that began earlier had ended
+    busy = (spans.end - spans.start.clip(lower=before)).clip(lower=0).sum()
+    at_once = [((spans.start <= start) & (spans.end > start)).sum() for start in spans.start]
     return {"part": part, "results": spans.run.nunique(), "minutes": round(busy / 60, 2),
-            "side_by_side": at_once, "peak_memory_mb": spans.peak_memory_mb.max()}
+            "side_by_side": max(at_once, default=0), "peak_memory_mb": spans.peak_memory_mb.max()}
 
 
 def write_records(profile_name: str) -> None:

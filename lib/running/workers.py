@@ -2,15 +2,17 @@
 
 import multiprocessing
 import os
-import queue
+import threading
+import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from functools import partial
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 
 from lib.running.agenda import Agenda, Piece, Report
 
-LOOK_SECONDS = 2  # how often to see whether a worker died, or another driver is done
+LOOK_SECONDS = 2  # how often to tell how far it is, and to see whether another driver is done
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
@@ -22,88 +24,61 @@ def make_all(pieces: Sequence[Piece], jobs: int, report: Report,
     no more processes than GPUs. Raises RuntimeError when a piece failed, with what it said, after
     the others are finished, and at once when a process died.
     """
-    context = multiprocessing.get_context("spawn")
-    tasks, news = context.Queue(), context.Queue()
     with closing(Agenda(pieces)) as agenda:
-        listed, workers = list(agenda.waiting), []
+        count = min(len(gpus) or jobs, jobs, max(1, len(agenda.waiting)))
+        context = multiprocessing.get_context("spawn")
+        news, free = context.SimpleQueue(), context.SimpleQueue()
+        their_end, line = context.Pipe(duplex=False)
+        for gpu in gpus or [None] * count:
+            free.put(gpu)
         try:
-            for gpu in (gpus or [None] * jobs)[: min(jobs, len(listed))]:
-                workers.append(context.Process(target=_work, daemon=True,
-                                               args=(listed, tasks, news, os.getpid())))
-                with _visible(gpu):
-                    workers[-1].start()
-            _follow(agenda, listed, workers, (tasks, news), report)
-        finally:
-            for worker in filter(multiprocessing.Process.is_alive, workers):
-                worker.terminate()
-                worker.join()
+            with (ProcessPoolExecutor(count, context, _begin, (their_end, free, news)) as pool,
+                  their_end, line):  # which is closed first: nothing at work is waited for
+                _follow(agenda, pool, count, news, report)
+        except BrokenProcessPool:
+            raise RuntimeError("A worker died, perhaps for want of memory: try --jobs 1. What is "
+                               "finished is kept.") from None
         agenda.check()
 
 
-@contextmanager
-def _visible(gpu: str | None) -> Iterator[None]:
-    """Let processes that start in this block see one GPU only; None: what this process sees."""
-    before = os.environ.get(GPUS)
-    if gpu is not None:
-        os.environ[GPUS] = gpu
-    try:
-        yield
-    finally:
-        os.environ.pop(GPUS, None)
-        if before is not None:
-            os.environ[GPUS] = before
-
-
-def _follow(agenda: Agenda, listed: list[Piece], workers: list, queues: tuple,
-            report: Report) -> None:
+def _follow(agenda: Agenda, pool: ProcessPoolExecutor, count: int, news, report: Report) -> None:
     """Give out the pieces and tell what the workers do until every one is made."""
-    tasks, news = queues
+    at_work: dict[Future, Piece] = {}
     while agenda.is_open():
-        while len(agenda.at_work) < len(workers) and (piece := agenda.take()):
-            tasks.put(listed.index(piece))
-        try:
-            number, text, failure = news.get(timeout=LOOK_SECONDS)
-        except queue.Empty:
-            _check_alive(workers)
-        else:
-            piece = listed[number]
-            agenda.at_work[piece] = text
-            if text is None:
-                agenda.finish(piece, failure)
+        while len(at_work) < count and (piece := agenda.take()):
+            at_work[pool.submit(_work, piece)] = piece
+            pool.submit(int)  # the pool sees a new worker die only once it was called again
+        if not at_work:
+            time.sleep(LOOK_SECONDS)  # another driver makes the rest
+        ended = wait(at_work, LOOK_SECONDS, FIRST_COMPLETED).done
+        while not news.empty():
+            agenda.tell(*news.get())
+        for future in ended:
+            agenda.finish(at_work.pop(future), future.result())
         report(agenda.told())
 
 
-def _check_alive(workers: list) -> None:
-    dead = [worker for worker in workers if worker.exitcode]
-    if dead:
-        raise RuntimeError(f"A worker died (exit code {dead[0].exitcode}), perhaps for want of "
-                           "memory: try --jobs 1. What is finished is kept.")
+# In a worker.
 
 
-def _work(pieces: list[Piece], tasks, news, parent: int) -> None:
-    """A worker: makes pieces until it is stopped, or its parent is gone."""
-    while True:
-        number, failure = _next(tasks, parent), None
-        try:
-            pieces[number].make(partial(_tell, news, number, parent))
-        except Exception:
-            failure = traceback.format_exc()
-        news.put((number, None, failure))
+def _begin(line, free, news) -> None:
+    """See one GPU of the free ones only; end as soon as the driver lets go of the line, or died."""
+    global _news
+    _news = news
+    if (gpu := free.get()) is not None:
+        os.environ[GPUS] = gpu
+    threading.Thread(target=_end_with, args=(line,), daemon=True).start()
 
 
-def _next(tasks, parent: int) -> int:
-    while True:
-        try:
-            return tasks.get(timeout=LOOK_SECONDS)
-        except queue.Empty:
-            _end_with(parent)
+def _end_with(line) -> None:
+    line.poll(None)
+    os._exit(1)
 
 
-def _tell(news, number: int, parent: int, text: str) -> None:
-    _end_with(parent)
-    news.put((number, text, None))
-
-
-def _end_with(parent: int) -> None:
-    if os.getppid() != parent:  # killed: what it wanted is wanted no more
-        os._exit(1)
+def _work(piece: Piece) -> str | None:
+    """Make a piece; the account of its failure, if it fails (not every exception can be sent)."""
+    try:
+        piece.make(lambda text: _news.put((piece.folder, text)))
+    except Exception:
+        return traceback.format_exc()
+    return None
