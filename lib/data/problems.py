@@ -1,11 +1,12 @@
 """What is wrong in a dataset folder: each thing with its place, and all of it on one screen."""
 
-import json
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from lib.base.files import read_jsonl, write_jsonl
 
 MOST_KINDS = 9  # of problems on a screen of 24 lines, each of two or three
 LONGEST = 160  # characters of a detail
@@ -97,15 +98,13 @@ def shortened(detail: str) -> str:
 def left_out(folder: Path) -> tuple[Problem, ...]:
     """What was left out of the dataset whose step has this folder, as `keep` wrote it there."""
     file = folder / LEFT_OUT
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else ()
-    return tuple(Problem(**json.loads(line)) for line in lines)
+    return tuple(Problem(**row) for row in (read_jsonl(file) if file.exists() else ()))
 
 
 def keep(problems: Iterable[Problem], folder: Path) -> None:
     """Writes what is left out beside the results, one a line; nothing if nothing is."""
-    lines = [json.dumps(asdict(problem)) for problem in problems]
-    if lines:
-        (folder / LEFT_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if rows := [asdict(problem) for problem in problems]:
+        write_jsonl(folder / LEFT_OUT, rows)
 
 
 def write_list(problems: Iterable[Problem], file: Path, root: Path) -> str:
