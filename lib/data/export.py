@@ -1,6 +1,5 @@
 """A dataset as `datasets` tables, as parquet files with a card, and a part of it as a folder."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -14,6 +13,7 @@ from lib.data.check import load
 from lib.data.dataset import NEIGHBOURS, SETS, Dataset, counts
 from lib.data.discretion import markdown
 from lib.data.places import Places
+from lib.data.records import PROMPT, SPECIFICITY, TRAIN, VAL
 
 CONFIGS = {
     "forget": ("forget",),
@@ -33,63 +33,13 @@ REAL = (
 )
 
 
-def to_datasets(dataset: Dataset) -> dict:
+def to_datasets(dataset: Dataset, picture: Callable[[Path], object] = str) -> dict:
     """One `datasets.DatasetDict` (train, val) for each of CONFIGS that the data have.
 
     A row is one pair: record, category (None in specificity), set, image, question, answer.
-    Pictures stay in their files until they are looked at, and are then what `open_image` gives.
+    Pictures stay in their files until they are looked at, and are then what `open_image` gives;
+    another `picture` makes of a path what is stored for it.
     """
-    return _to_datasets(dataset, str)
-
-
-def export(dataset: Dataset, folder: str | Path, *, stand_in: bool = False) -> Path:
-    """Writes parquet files that hold the pictures, prompt.json, and README.md (the dataset card).
-
-    `datasets.load_dataset(folder, "forget")` reads it back. `stand_in` says on the card that the
-    data are harmless, as IconWorld's are; without it the card warns of them.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    configs = _to_datasets(dataset, lambda path: {"bytes": path.read_bytes(), "path": path.name})
-    for config, splits in configs.items():
-        for split, rows in splits.items():
-            # Not rows.to_parquet: it stores a picture once per question, uncompressed.
-            table = rows.with_format("arrow")[:]
-            parquet.write_table(table, folder / f"{config}-{split}.parquet", compression="zstd")
-    refusals = json.dumps({"idk": dataset.refusals}, indent=1, ensure_ascii=False)
-    (folder / "prompt.json").write_text(refusals + "\n", encoding="utf-8")
-    card = _card(dataset, {config: list(splits) for config, splits in configs.items()}, stand_in)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
-
-
-def excerpt(dataset: Dataset, folder: Path, most: int | None = None) -> Path:
-    """A copy of the dataset's folder with at most so many records a split (None: all).
-
-    They are taken at equal distances, so that no category is left out. Records, refusals and files
-    with problems do not come along. Returns the new folder.
-    """
-    bad = {(problem.file, problem.record) for problem in dataset.left_out}
-    for name in ("all_train.json", "all_val.json", "specificity.json"):
-        if (dataset.root / name).exists() and (name, None) not in bad:
-            records = [record for number, record in enumerate(load(dataset.root / name))
-                       if (name, number) not in bad]
-            kept = records[:: max(1, len(records) // most)][:most] if most else records
-            _copy_pictures(dataset.root, folder, kept)
-            write_json(folder / name, kept)
-    write_json(folder / "prompt.json", {"idk": dataset.refusals})
-    return folder
-
-
-def _copy_pictures(root: Path, folder: Path, records: Iterable[dict]) -> None:
-    fields, places = {"image_path", "image_id", "SDImage_path"}, Places(root)
-    named = {record[field] for record in records for field in fields & record.keys()}
-    for name in {name.strip() for name in named if isinstance(name, str)}:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(places(name), folder / name)
-
-
-def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:
     import datasets  # here, since the checks need not wait for it
 
     datasets.disable_progress_bars()  # they flood logs and notebooks
@@ -106,6 +56,52 @@ def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:
                 held = tables.setdefault(config, datasets.DatasetDict())
                 held[split] = datasets.Dataset.from_dict(columns, features)
     return tables
+
+
+def export(dataset: Dataset, folder: str | Path, *, stand_in: bool = False) -> Path:
+    """Writes parquet files that hold the pictures, prompt.json, and README.md (the dataset card).
+
+    `datasets.load_dataset(folder, "forget")` reads it back. `stand_in` says on the card that the
+    data are harmless, as IconWorld's are; without it the card warns of them.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    configs = to_datasets(dataset, lambda path: {"bytes": path.read_bytes(), "path": path.name})
+    for config, splits in configs.items():
+        for split, rows in splits.items():
+            # Not rows.to_parquet: it stores a picture once per question, uncompressed.
+            table = rows.with_format("arrow")[:]
+            parquet.write_table(table, folder / f"{config}-{split}.parquet", compression="zstd")
+    write_json(folder / PROMPT, {"idk": dataset.refusals})
+    card = _card(dataset, {config: list(splits) for config, splits in configs.items()}, stand_in)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def excerpt(dataset: Dataset, folder: Path, most: int | None = None) -> Path:
+    """A copy of the dataset's folder with at most so many records a split (None: all).
+
+    They are taken at equal distances, so that no category is left out. Records, refusals and files
+    with problems do not come along. Returns the new folder.
+    """
+    bad = {(problem.file, problem.record) for problem in dataset.left_out}
+    for name in (TRAIN, VAL, SPECIFICITY):
+        if (dataset.root / name).exists() and (name, None) not in bad:
+            records = [record for number, record in enumerate(load(dataset.root / name))
+                       if (name, number) not in bad]
+            kept = records[:: max(1, len(records) // most)][:most] if most else records
+            _copy_pictures(dataset.root, folder, kept)
+            write_json(folder / name, kept)
+    write_json(folder / PROMPT, {"idk": dataset.refusals})
+    return folder
+
+
+def _copy_pictures(root: Path, folder: Path, records: Iterable[dict]) -> None:
+    fields, places = {"image_path", "image_id", "SDImage_path"}, Places(root)
+    named = {record[field] for record in records for field in fields & record.keys()}
+    for name in {name.strip() for name in named if isinstance(name, str)}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(places(name), folder / name)
 
 
 def _rows(dataset: Dataset, split: str) -> Iterator[tuple]:

@@ -55,11 +55,10 @@ def _held(dataset: Dataset) -> pd.DataFrame:
 
 def remarks(dataset: Dataset) -> list[str]:
     """What a reader has to know of the data before results: a sentence each."""
-    return [f"{sentence}." for sentence in
-            (*_about_val(dataset), *_about_pictures(dataset), *_about_fields(dataset)) if sentence]
+    return [f"{sentence}." for sentence in _remarks(dataset)]
 
 
-def _about_val(dataset: Dataset) -> Iterator[str]:
+def _remarks(dataset: Dataset) -> Iterator[str]:
     val, kept = dataset.val, held_out(dataset.val)
     if not val:
         yield "There are no val records, so generality is not known"
@@ -68,15 +67,9 @@ def _about_val(dataset: Dataset) -> Iterator[str]:
         yield (f"{len(val) - len(kept):,} of {len(val):,} val records have a harmful picture of "
                f"train, {word_for_word:,} of them with all its questions: the other {len(kept):,} "
                "are held out")
-
-
-def _about_pictures(dataset: Dataset) -> Iterator[str]:
     for split, records in (("train", dataset.train), ("val", dataset.val)):
         if again := repeated(records):
             yield f"{again:,} {split} record(s) have the same harmful picture as one before them"
-
-
-def _about_fields(dataset: Dataset) -> Iterator[str]:
     if both := spellings(dataset).get(BOTH):
         yield f"{both:,} retain pairs have Prediction and Answer: Prediction is trained on"
     records = (*dataset.train, *dataset.val)
