@@ -53,9 +53,8 @@ def read(root: str | Path, pictures: bool = True, leave_out: bool = False,
     more in it.
     """
     found, records, whole = _scan(root, pictures, known, marks)
-    if not found.problems:
-        kept = whole
-    else:
+    kept = whole
+    if found.problems:
         kept = _usable(found, records, whole)
         why = _too_little(kept, found.records)
         if why or not leave_out:
@@ -72,7 +71,8 @@ def _scan(root: str | Path, pictures: bool = True, known: Sequence[Problem] = ()
           marks: Sequence[str] = ()) -> tuple[Found, Numbered, Dataset]:
     """Reads what can be read; records with problems have holes, so only `read` hands them out."""
     folder = Path(root).resolve()
-    found, records = Found(folder, pictures, tuple(marks), list(known)), {}
+    found = Found(folder, pictures, tuple(marks), list(known))
+    records: Numbered = {TRAIN: {}, VAL: {}, SPECIFICITY: {}}
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is not there"
         advice = "give the folder with all_train.json"
@@ -96,10 +96,10 @@ def _usable(found: Found, records: Numbered, whole: Dataset) -> Dataset:
     bad = {(p.file, p.record) for p in found.problems if not OF_A_PAIR.match(p.field)}
     kept = {name: [item for number, item in items.items() if (name, number) not in bad]
             for name, items in records.items()}
-    train, val = (tuple(filter(lambda record: record.unsafe_pairs, map(_without_holes, kept[name])))
-                  for name in (TRAIN, VAL)) if kept else ((), ())
+    train, val = (tuple(record for record in map(_without_holes, kept[name]) if record.unsafe_pairs)
+                  for name in (TRAIN, VAL))
     return Dataset(found.root, train, val, tuple(filter(None, whole.refusals)),
-                   tuple(kept.get(SPECIFICITY, ())), tuple(dict.fromkeys(found.problems)), whole)
+                   tuple(kept[SPECIFICITY]), tuple(dict.fromkeys(found.problems)), whole)
 
 
 def _without_holes(record: Record) -> Record:
