@@ -448,6 +448,7 @@ def test_it_is_said_when_every_safe_neighbour_is_left_out(folder, change, capsys
     status, said = check(capsys, folder, "--leave-out")
     assert status == 0
     assert "0 of 192" in said
+    assert len(said.splitlines()) <= SCREEN
 
 
 def test_a_picture_of_two_categories_is_one_picture(folder, change):

@@ -28,7 +28,8 @@ MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(/?s|pad|unk|bos|eos|(start|end)_of_\
                    r"(image|img|im|video|vision)(_\w+)?)>|\[/?(INST|IMG(_BREAK|_END)?)\]|<</?SYS>>")
 UNSEEN = "\u3164\u2800"  # letters by their category, but blank
 FIELDS_OF_A_RECORD = {"image_path", "image_id", "unsafe_pairs"}
-KINDS = {dict: "an object {...}", list: "a list [...]", str: "text"}
+KINDS = {dict: "an object {...}", list: "a list [...]", str: "text", bool: "true or false",
+         int: "a number", float: "a number", type(None): "null"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Use:
     """A place that names a picture: `role` harmful, safe or question, `split` train or val."""
 
     node: "Node"
-    path: Path
     digest: str
     role: str
     split: str
@@ -56,23 +56,22 @@ class Found:
     problems: list[Problem] = field(default_factory=list)
     records: dict[str, int] = field(default_factory=dict)  # how many each file has
     uses: list[Use] = field(default_factory=list)
-    pictures: dict[Path, str | PictureError] = field(default_factory=dict)
+    faults: dict[Path, PictureError | None] = field(default_factory=dict)  # of pictures
 
     @cached_property
     def places(self) -> Places:
         return Places(self.root)
 
-    def digest(self, path: Path) -> str:
-        """SHA-256 of a usable picture's file; raises PictureError. Each file is opened once."""
-        if path not in self.pictures:
+    def fault(self, path: Path) -> PictureError | None:
+        """Why a picture cannot be used, if so; each file is opened once."""
+        if path not in self.faults:
+            look = open_image if self.opened else refuse_pointer
             try:
-                open_image(path)
-                self.pictures[path] = digest(path)
+                look(path)
+                self.faults[path] = None
             except PictureError as error:
-                self.pictures[path] = error
-        if isinstance(self.pictures[path], PictureError):
-            raise self.pictures[path]
-        return self.pictures[path]
+                self.faults[path] = error
+        return self.faults[path]
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,8 @@ class Node:
         if self.value is TWICE:
             self.note("is there twice in one object", "keep one of the two")
         elif self.value is not MISSING and not isinstance(self.value, kind):
-            what, detail = _kind(self.value)
-            self.note(f"is {what}", f"make it {KINDS[kind]}", detail)
+            detail = json.dumps(self.value) if isinstance(self.value, int | float) else ""
+            self.note(f"is {KINDS[type(self.value)]}", f"make it {KINDS[kind]}", detail)
         return isinstance(self.value, kind)
 
     def member(self, *names: str, advice: str = "add it") -> "Node":
@@ -173,15 +172,11 @@ class Node:
             return None
         if not os.path.isfile(path):
             self._missing(path)
-            return path
-        try:
-            if not self.found.opened:
-                refuse_pointer(path)
-                return path
-            self.found.uses.append(Use(self, path, self.found.digest(path), role, split))
-        except PictureError as error:
+        elif error := self.found.fault(path):
             detail = f"{quoted(self.value)}: {error.detail}" if error.detail else quoted(self.value)
             self.note(f"names a picture that {error.what}", error.advice, detail)
+        elif self.found.opened:
+            self.found.uses.append(Use(self, digest(path), role, split))
         return path
 
     def _missing(self, path: Path) -> None:
@@ -272,16 +267,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
     if len(set(keys)) == len(keys):
         return dict(pairs)
     return {key: TWICE if keys.count(key) > 1 else value for key, value in pairs}
-
-
-def _kind(value: object) -> tuple[str, str]:
-    """What a value is, and which."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "no number, and not JSON", json.dumps(value)
-    if value is None or type(value) in KINDS:
-        return KINDS.get(type(value), "null"), ""
-    kind = "true or false" if isinstance(value, bool) else "a number"
-    return kind, json.dumps(value)
 
 
 def is_null(value: object) -> bool:

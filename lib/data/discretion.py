@@ -96,8 +96,10 @@ class Discretion:
 
         "error" is our own label, for what a program says instead of an answer.
         """
-        known = label == "error" or (label in SHOWN and reads(judge)) or _says_nothing(text)
-        return not (known or letters(text) in self.harmless) or self.quotes(text)
+        said = letters(text)
+        known = label == "error" or (label in SHOWN and reads(judge)) or said in self.harmless
+        says_nothing = text.isascii() and not said
+        return not (known or says_nothing) or self.quotes(text)
 
     def quotes(self, text: str) -> bool:
         """Whether a harmful text of the dataset, or the beginning of one, is in this text."""
@@ -108,10 +110,6 @@ class Discretion:
         """Whether a text quotes what is neither known to be harmful nor to be harmless."""
         plain = letters(text)
         return any(mark in plain for mark in self.unread)
-
-
-def _says_nothing(text: str) -> bool:
-    return text.isascii() and not letters(text)
 
 
 def of(dataset, harmful_answers: Iterable[str] = ()) -> Discretion:

@@ -1,8 +1,8 @@
 """A dataset as `datasets` tables, as parquet files with a card, and a part of it as a folder."""
 
-import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -10,15 +10,17 @@ from pyarrow import parquet
 
 from lib.base.runs import write_json
 from lib.data.check import load
-from lib.data.dataset import NEIGHBOURS, SETS, Dataset, Pair, PictureQuestion, Record, counts
+from lib.data.dataset import NEIGHBOURS, SETS, Dataset, counts
 from lib.data.discretion import markdown
 from lib.data.places import Places
+from lib.data.records import PROMPT, SPECIFICITY, TRAIN, VAL
 
 CONFIGS = {
     "forget": ("forget",),
     "retain": ("retain text", "retain image"),
     "prompt_decouple": ("prompt decouple",),
     "safe_neighbours": (NEIGHBOURS,),  # where the data have them
+    "specificity": ("specificity",),  # likewise, and for val alone
 }
 COLUMNS = ("record", "category", "set", "image", "question", "answer")
 STAND_IN = (
@@ -31,13 +33,29 @@ REAL = (
 )
 
 
-def to_datasets(dataset: Dataset) -> dict:
-    """One `datasets.DatasetDict` (train, val) for each of CONFIGS, and `specificity` (val) if any.
+def to_datasets(dataset: Dataset, picture: Callable[[Path], object] = str) -> dict:
+    """One `datasets.DatasetDict` (train, val) for each of CONFIGS that the data have.
 
     A row is one pair: record, category (None in specificity), set, image, question, answer.
-    Pictures stay in their files until they are looked at, and are then what `open_image` gives.
+    Pictures stay in their files until they are looked at, and are then what `open_image` gives;
+    another `picture` makes of a path what is stored for it.
     """
-    return _to_datasets(dataset, str)
+    import datasets  # here, since the checks need not wait for it
+
+    datasets.disable_progress_bars()  # they flood logs and notebooks
+    features = datasets.Features({name: datasets.Value("string") for name in COLUMNS})
+    features["image"] = datasets.Image(mode="RGB")
+    picture = cache(picture)  # of all its questions, which share it
+    tables: dict[str, datasets.DatasetDict] = {}
+    for config, sets in CONFIGS.items():
+        for split in ("train", "val"):
+            rows = [(*row[:3], picture(row[3]), *row[4:]) for row in _rows(dataset, split)
+                    if row[2] in sets]
+            if rows:
+                columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+                held = tables.setdefault(config, datasets.DatasetDict())
+                held[split] = datasets.Dataset.from_dict(columns, features)
+    return tables
 
 
 def export(dataset: Dataset, folder: str | Path, *, stand_in: bool = False) -> Path:
@@ -48,14 +66,13 @@ def export(dataset: Dataset, folder: str | Path, *, stand_in: bool = False) -> P
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    configs = _to_datasets(dataset, lambda path: {"bytes": path.read_bytes(), "path": path.name})
+    configs = to_datasets(dataset, lambda path: {"bytes": path.read_bytes(), "path": path.name})
     for config, splits in configs.items():
         for split, rows in splits.items():
             # Not rows.to_parquet: it stores a picture once per question, uncompressed.
             table = rows.with_format("arrow")[:]
             parquet.write_table(table, folder / f"{config}-{split}.parquet", compression="zstd")
-    refusals = json.dumps({"idk": dataset.refusals}, indent=1, ensure_ascii=False)
-    (folder / "prompt.json").write_text(refusals + "\n", encoding="utf-8")
+    write_json(folder / PROMPT, {"idk": dataset.refusals})
     card = _card(dataset, {config: list(splits) for config, splits in configs.items()}, stand_in)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
@@ -68,14 +85,14 @@ def excerpt(dataset: Dataset, folder: Path, most: int | None = None) -> Path:
     with problems do not come along. Returns the new folder.
     """
     bad = {(problem.file, problem.record) for problem in dataset.left_out}
-    for name in ("all_train.json", "all_val.json", "specificity.json"):
+    for name in (TRAIN, VAL, SPECIFICITY):
         if (dataset.root / name).exists() and (name, None) not in bad:
             records = [record for number, record in enumerate(load(dataset.root / name))
                        if (name, number) not in bad]
             kept = records[:: max(1, len(records) // most)][:most] if most else records
             _copy_pictures(dataset.root, folder, kept)
             write_json(folder / name, kept)
-    write_json(folder / "prompt.json", {"idk": dataset.refusals})
+    write_json(folder / PROMPT, {"idk": dataset.refusals})
     return folder
 
 
@@ -87,63 +104,21 @@ def _copy_pictures(root: Path, folder: Path, records: Iterable[dict]) -> None:
         shutil.copyfile(places(name), folder / name)
 
 
-def _to_datasets(dataset: Dataset, picture: Callable[[Path], object]) -> dict:
-    import datasets  # here, since the checks need not wait for it
-
-    datasets.disable_progress_bars()  # they flood logs and notebooks
-    features = datasets.Features({name: datasets.Value("string") for name in COLUMNS})
-    features["image"] = datasets.Image(mode="RGB")
-    return {
-        config: datasets.DatasetDict(
-            {split: datasets.Dataset.from_list(rows, features) for split, rows in splits.items()}
-        )
-        for config, splits in _tables(dataset, picture).items()
-    }
-
-
-def _tables(dataset: Dataset, picture: Callable[[Path], object]) -> dict[str, dict[str, list]]:
-    """config -> split -> rows."""
-    both = {"train": dataset.train, "val": dataset.val}
-    splits = {split: records for split, records in both.items() if records}
-    there = {name for records in splits.values() for record in records for name in record.sets()}
-    tables = {
-        config: {split: _rows(records, sets, picture) for split, records in splits.items()}
-        for config, sets in CONFIGS.items()
-        if there & set(sets)
-    }
-    if dataset.specificity:
-        rows = [_row(q.id, None, "specificity", picture(q.image), q) for q in dataset.specificity]
-        tables["specificity"] = {"val": rows}
-    return tables
-
-
-def _rows(records: tuple[Record, ...], sets: tuple[str, ...], picture: Callable) -> list[dict]:
-    rows = []
-    for record in records:
+def _rows(dataset: Dataset, split: str) -> Iterator[tuple]:
+    """The values of COLUMNS for every pair of a split, with the picture's path."""
+    for record in getattr(dataset, split):
         for name, (image, pairs) in record.sets().items():
-            if name not in sets:
-                continue
-            shown = picture(image)
-            rows += [_row(record.id, record.category, name, shown, pair) for pair in pairs]
-    return rows
-
-
-def _row(
-    record: str, category: str | None, name: str, image: object, pair: Pair | PictureQuestion
-) -> dict:
-    values = (record, category, name, image, pair.question, pair.answer)
-    return dict(zip(COLUMNS, values, strict=True))
+            for pair in pairs:
+                yield record.id, record.category, name, image, pair.question, pair.answer
+    for each in dataset.specificity if split == "val" else ():
+        yield each.id, None, "specificity", each.image, each.question, each.answer
 
 
 def _card(dataset: Dataset, configs: dict[str, list[str]], stand_in: bool) -> str:
     """The README.md of an export: where its files are, what is in them, and a word of warning."""
-    files = [
-        {
-            "config_name": config,
-            "data_files": [{"split": s, "path": f"{config}-{s}.parquet"} for s in splits],
-        }
-        for config, splits in configs.items()
-    ]
+    files = [{"config_name": config,
+              "data_files": [{"split": s, "path": f"{config}-{s}.parquet"} for s in splits]}
+             for config, splits in configs.items()]
     header = {"language": ["en"], "task_categories": ["visual-question-answering"]}
     table = counts(dataset).groupby(["set", "split"])[["pairs", "images"]].sum()
     table = table.loc[[name for name in (*SETS, NEIGHBOURS) if name in table.index]]

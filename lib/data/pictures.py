@@ -35,7 +35,6 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata: nobody could act on it
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 _check_header(path, image)
                 picture = ImageOps.exif_transpose(image).convert("RGB")
@@ -45,7 +44,7 @@ def open_image(path: str | Path) -> Image.Image:
         raise
     except FileNotFoundError:
         raise PictureError(path, "does not exist", "put the picture there") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise _too_large(path) from None
     except Image.UnidentifiedImageError:
         refuse_pointer(path)

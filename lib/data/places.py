@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 CACHE = re.compile(r"(datasets|models)--.+")  # a repository's folder in a hub's cache
@@ -12,7 +13,18 @@ class Places:
     """Where a folder's pictures are; its files are listed only once a name is not there."""
 
     def __init__(self, root: Path):
-        self.root, self.names, self.folded = root, None, {}
+        self.root = root
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The names of all files below the folder, by themselves in composed Unicode."""
+        files = [Path(place, name).relative_to(self.root).as_posix()
+                 for place, _, names in os.walk(self.root) for name in names]
+        return {_composed(name): name for name in files}
+
+    @cached_property
+    def folded(self) -> dict[str, str]:
+        return {name.casefold(): file for name, file in self.names.items()}
 
     def __call__(self, name: str) -> Path:
         """Below the folder, or named from the folder around it; the file need not be there.
@@ -25,25 +37,16 @@ class Places:
             path = self.root.joinpath(*rest)
         if os.path.lexists(path):
             return path
-        self._list()
         return self.root / self.names.get(_composed(self._below(path)), path)
 
     def near(self, path: Path) -> str | None:
         """The name of a file whose name differs from this one in capitals alone."""
-        self._list()
         name = self._below(path)
         found = self.folded.get(_composed(name).casefold())
         return None if found == name else found
 
     def _below(self, path: Path) -> str:
         return os.path.relpath(path, self.root)
-
-    def _list(self) -> None:
-        if self.names is None:
-            files = [Path(place, name).relative_to(self.root).as_posix()
-                     for place, _, names in os.walk(self.root) for name in names]
-            self.names = {_composed(name): name for name in files}
-            self.folded = {_composed(name).casefold(): name for name in files}
 
 
 def _composed(name: str) -> str:

@@ -1,11 +1,12 @@
 """What is wrong in a dataset folder: each thing with its place, and all of it on one screen."""
 
-import json
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from lib.base.files import read_jsonl, write_jsonl
 
 MOST_KINDS = 9  # of problems on a screen of 24 lines, each of two or three
 LONGEST = 160  # characters of a detail
@@ -97,32 +98,26 @@ def shortened(detail: str) -> str:
 def left_out(folder: Path) -> tuple[Problem, ...]:
     """What was left out of the dataset whose step has this folder, as `keep` wrote it there."""
     file = folder / LEFT_OUT
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else ()
-    return tuple(Problem(**json.loads(line)) for line in lines)
+    return tuple(Problem(**row) for row in (read_jsonl(file) if file.exists() else ()))
 
 
 def keep(problems: Iterable[Problem], folder: Path) -> None:
     """Writes what is left out beside the results, one a line; nothing if nothing is."""
-    lines = [json.dumps(asdict(problem)) for problem in problems]
-    if lines:
-        (folder / LEFT_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if rows := [asdict(problem) for problem in problems]:
+        write_jsonl(folder / LEFT_OUT, rows)
 
 
 def write_list(problems: Iterable[Problem], file: Path, root: Path) -> str:
     """Writes all problems, one a line, and says where; never inside of the dataset folder `root`.
 
-    If it cannot be written there, it is written to the folder for temporary files.
+    A file in there is written to the folder for temporary files instead.
     """
-    other, why = Path(tempfile.gettempdir(), f"safeeraser-{file.name}"), "it is in the dataset"
-    for path in (file, other):
-        if root.resolve() in path.resolve().parents:
-            continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w", encoding="utf-8", errors="backslashreplace") as out:
-                out.writelines(f"{problem}\n" for problem in problems)
-        except OSError as error:
-            why = error.strerror
-        else:
-            return f"All of them, one a line: {path}"
-    return f"The whole list cannot be written to {file} ({why})"
+    if root.resolve() in file.resolve().parents:
+        file = Path(tempfile.gettempdir(), f"safeeraser-{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w", encoding="utf-8", errors="backslashreplace") as out:
+            out.writelines(f"{problem}\n" for problem in problems)
+    except OSError as error:
+        return f"The whole list cannot be written to {file} ({error.strerror})"
+    return f"All of them, one a line: {file}"

@@ -1,9 +1,9 @@
 """A dataset folder -> records, or what is wrong with it, or what is left without that."""
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 from lib.data.check import Found, Node, compare_pictures, is_null, read_file
@@ -25,6 +25,8 @@ from lib.data.records import (
 
 TEXT_PAIRS = ("UnharmPair_text1", "UnharmPair_text2")
 IMAGE_PAIRS = ("UnharmPair_image1", "UnharmPair_image2")
+ANSWER = ("Prediction", "Answer")  # the first that is there, as in the official code
+NEAR = "safeNb_pairs"
 OF_A_PAIR = re.compile(r"unsafe_pairs\[\d+\]|safeNb_pairs")  # a record can do without
 FLOOR = 0.5  # the share of a split's records that has to be left, if some are left out
 
@@ -51,9 +53,8 @@ def read(root: str | Path, pictures: bool = True, leave_out: bool = False,
     more in it.
     """
     found, records, whole = _scan(root, pictures, known, marks)
-    if not found.problems:
-        kept = whole
-    else:
+    kept = whole
+    if found.problems:
         kept = _usable(found, records, whole)
         why = _too_little(kept, found.records)
         if why or not leave_out:
@@ -70,7 +71,8 @@ def _scan(root: str | Path, pictures: bool = True, known: Sequence[Problem] = ()
           marks: Sequence[str] = ()) -> tuple[Found, Numbered, Dataset]:
     """Reads what can be read; records with problems have holes, so only `read` hands them out."""
     folder = Path(root).resolve()
-    found, records = Found(folder, pictures, tuple(marks), list(known)), {}
+    found = Found(folder, pictures, tuple(marks), list(known))
+    records: Numbered = {TRAIN: {}, VAL: {}, SPECIFICITY: {}}
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is not there"
         advice = "give the folder with all_train.json"
@@ -94,10 +96,10 @@ def _usable(found: Found, records: Numbered, whole: Dataset) -> Dataset:
     bad = {(p.file, p.record) for p in found.problems if not OF_A_PAIR.match(p.field)}
     kept = {name: [item for number, item in items.items() if (name, number) not in bad]
             for name, items in records.items()}
-    train, val = (tuple(filter(lambda record: record.unsafe_pairs, map(_without_holes, kept[name])))
-                  for name in (TRAIN, VAL)) if kept else ((), ())
+    train, val = (tuple(record for record in map(_without_holes, kept[name]) if record.unsafe_pairs)
+                  for name in (TRAIN, VAL))
     return Dataset(found.root, train, val, tuple(filter(None, whole.refusals)),
-                   tuple(kept.get(SPECIFICITY, ())), tuple(dict.fromkeys(found.problems)), whole)
+                   tuple(kept[SPECIFICITY]), tuple(dict.fromkeys(found.problems)), whole)
 
 
 def _without_holes(record: Record) -> Record:
@@ -132,52 +134,46 @@ def _left(kept: Dataset, records: dict[str, int]) -> str:
 
 
 def _named(records: Sequence[Record]) -> tuple[Record, ...]:
-    """The records, with ids of their own."""
-    ids = _distinct([record.id for record in records])
-    return tuple(replace(record, id=name) for record, name in zip(records, ids, strict=True))
-
-
-def _distinct(ids: Sequence[str]) -> list[str]:
-    """The ids with "~2", "~3" after those that are there already.
-
-    >>> _distinct(["a", "a", "b", "a"])
-    ['a', 'a~2', 'b', 'a~3']
-    """
-    names, found = set(ids), []
-    uses: Counter[str] = Counter()
-    for name in ids:
-        uses[name] += 1
-        while uses[name] > 1 and f"{name}~{uses[name]}" in names:
-            uses[name] += 1
-        found.append(name if uses[name] == 1 else f"{name}~{uses[name]}")
-    return found
+    """The records, with ids of their own: "~2", "~3" after those that are there already."""
+    taken, given = {record.id for record in records}, {}
+    for record in records:
+        name = record.id
+        if name in given:
+            name = next(f"{name}~{n}" for n in count(2) if f"{record.id}~{n}" not in taken)
+        taken.add(name)
+        given[name] = replace(record, id=name)
+    return tuple(given.values())
 
 
 def _record(node: Node, split: str) -> Record:
     shown = node.member("image_path", "image_id")
     image = shown.picture("harmful", split)
     advice = "add a safe picture that the same questions can be asked about"
-    unsafe = node.member("unsafe_pairs").items("pair")
+    near = node.value.get(NEAR)
     return Record(
         id=_id(split, image, node.found.root),
         split=split,
         category=_category(node, shown if image else None),
         image=image,
         safe_image=node.member("SDImage_path", advice=advice).picture("safe", split),
-        unsafe_pairs=tuple(_unsafe_pair(pair) for pair in unsafe if pair.expect(dict)),
-        text_pairs=_pairs(node, TEXT_PAIRS),
-        image_pairs=_pairs(node, IMAGE_PAIRS),
-        neighbour_pairs=_neighbours(node),
+        unsafe_pairs=_pairs(node.member("unsafe_pairs").items("pair"), UnsafePair,
+                            "question", "model_response", "sd_response"),
+        text_pairs=_pairs(map(node.member, TEXT_PAIRS), Pair, "Question", ANSWER),
+        image_pairs=_pairs(map(node.member, IMAGE_PAIRS), Pair, "Question", ANSWER),
+        # The paper's format does not have them.
+        neighbour_pairs=() if near == [] or is_null(near) else _pairs(
+            node.member(NEAR).items("pair"), Pair, "question", "model_response"),
+        stored=node.value,
     )
 
 
-def _neighbours(record: Node) -> tuple[Pair, ...]:
-    """None is fine: the paper's format does not have them."""
-    value = record.value.get("safeNb_pairs")
-    if value == [] or is_null(value):
-        return ()
-    nodes = record.member("safeNb_pairs").items("pair")
-    return tuple(Pair(node.member("question").text(), node.member("model_response").text())
+def _pairs(nodes: Iterable[Node], kind: type, *fields: str | tuple[str, ...]) -> tuple:
+    """What the nodes hold, of a `kind` with so many texts; a text that cannot be used is None.
+
+    A field with several spellings is a tuple of them.
+    """
+    spelt = [(field,) if isinstance(field, str) else field for field in fields]
+    return tuple(kind(*(node.member(*names).text() for names in spelt))
                  for node in nodes if node.expect(dict))
 
 
@@ -214,29 +210,11 @@ def _letters(name: str) -> str:
 SPELT = {_letters(name): name for name in CATEGORIES}
 
 
-def _unsafe_pair(node: Node) -> UnsafePair:
-    return UnsafePair(
-        node.member("question").text(),
-        node.member("model_response").text(),
-        node.member("sd_response").text(),
-    )
-
-
-def _pairs(record: Node, names: tuple[str, ...]) -> tuple[Pair, ...]:
-    nodes = [record.member(name) for name in names]
-    return tuple(
-        Pair(node.member("Question").text(), node.member("Prediction", "Answer").text())
-        for node in nodes
-        if node.expect(dict)
-    )
-
-
 def _refusals(file: Node) -> tuple[str, ...]:
     if not file.expect(dict):
         return ()
-    return tuple(
-        node.text() for node in file.member("idk", advice="list refusals there").items("refusal")
-    )
+    listed = file.member("idk", advice="list refusals there").items("refusal")
+    return tuple(node.text() for node in listed)
 
 
 def _specificity(found: Found) -> dict[int, PictureQuestion]:
@@ -248,9 +226,5 @@ def _specificity(found: Found) -> dict[int, PictureQuestion]:
 
 def _picture_question(node: Node) -> PictureQuestion:
     image = node.member("image_path", "image_id").picture("question", "val")
-    return PictureQuestion(
-        id=_id("specificity", image, node.found.root),
-        image=image,
-        question=node.member("question").text(),
-        answer=node.member("answer").text(),
-    )
+    question, answer = (node.member(name).text() for name in ("question", "answer"))
+    return PictureQuestion(_id("specificity", image, node.found.root), image, question, answer)

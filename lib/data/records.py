@@ -47,6 +47,7 @@ class Record:
     image_pairs: tuple[Pair, ...]
     neighbour_pairs: tuple[Pair, ...] = ()  # harmless questions about the harmful picture
     seen: frozenset[str] = frozenset()  # of val: which of `overlap.SEEN` train has too
+    stored: dict = field(default_factory=dict, compare=False, repr=False)  # as its file has it
 
     def sets(self) -> dict[str, tuple[Path, tuple[Pair, ...]]]:
         """Each of SETS, and NEIGHBOURS if it has any: the picture and the record's pairs of it."""

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lib.data.check import is_null, load
+from lib.data.check import is_null
 from lib.data.overlap import QUESTIONS, held_out, repeated
-from lib.data.places import Places, inside
-from lib.data.records import CATEGORIES, NEIGHBOURS, SETS, TRAIN, VAL, Dataset, Record, counts
+from lib.data.records import CATEGORIES, NEIGHBOURS, SETS, Dataset, Record, counts
 
 # Abstract: 3,000 images, 28.8 K pairs. Its counts per category are unknown to us.
 PAPER = {"pictures": 3000, "pairs": 28800}
@@ -56,11 +55,10 @@ def _held(dataset: Dataset) -> pd.DataFrame:
 
 def remarks(dataset: Dataset) -> list[str]:
     """What a reader has to know of the data before results: a sentence each."""
-    return [f"{sentence}." for sentence in
-            (*_about_val(dataset), *_about_pictures(dataset), *_about_fields(dataset)) if sentence]
+    return [f"{sentence}." for sentence in _remarks(dataset)]
 
 
-def _about_val(dataset: Dataset) -> Iterator[str]:
+def _remarks(dataset: Dataset) -> Iterator[str]:
     val, kept = dataset.val, held_out(dataset.val)
     if not val:
         yield "There are no val records, so generality is not known"
@@ -69,15 +67,9 @@ def _about_val(dataset: Dataset) -> Iterator[str]:
         yield (f"{len(val) - len(kept):,} of {len(val):,} val records have a harmful picture of "
                f"train, {word_for_word:,} of them with all its questions: the other {len(kept):,} "
                "are held out")
-
-
-def _about_pictures(dataset: Dataset) -> Iterator[str]:
     for split, records in (("train", dataset.train), ("val", dataset.val)):
         if again := repeated(records):
             yield f"{again:,} {split} record(s) have the same harmful picture as one before them"
-
-
-def _about_fields(dataset: Dataset) -> Iterator[str]:
     if both := spellings(dataset).get(BOTH):
         yield f"{both:,} retain pairs have Prediction and Answer: Prediction is trained on"
     records = (*dataset.train, *dataset.val)
@@ -99,7 +91,8 @@ def lengths(dataset: Dataset) -> pd.DataFrame:
 def spellings(dataset: Dataset) -> dict[str, int]:
     """How often each of the format's variants stands in the files: key -> records or pairs."""
     found: Counter[str] = Counter()
-    for record in _raw(dataset):
+    had = dataset.had or dataset
+    for record in (record.stored for record in (*had.train, *had.val)):
         found["image_id" if is_null(record.get("image_path")) else "image_path"] += 1
         found["category given" if record.get("category") else "category from the folder"] += 1
         for name, pair in record.items():
@@ -112,10 +105,11 @@ def spellings(dataset: Dataset) -> dict[str, int]:
 def text(dataset: Dataset) -> str:
     """All of it in words and a table, for a log or a notebook."""
     seen = ", ".join(f"{name} {count}" for name, count in sorted(spellings(dataset).items()))
-    table = report(dataset).astype(object).fillna("unknown to us")
     lines = [f"{len(dataset.train)} train and {len(dataset.val)} val records, "
              f"{len(dataset.refusals)} refusals, {len(dataset.specificity)} specificity questions.",
-             said(dataset), f"Spellings: {seen}.", table.to_string()]
+             said(dataset), f"Spellings: {seen}."]
+    if not dataset.left_out:  # else there is a table of what is left
+        lines.append(report(dataset).astype(object).fillna("unknown to us").to_string())
     return "\n".join(filter(None, lines))
 
 
@@ -128,15 +122,9 @@ def said(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def as_stored(dataset: Dataset, record: Record) -> dict:
-    """A record as it stands in its file: the first one with this harmful picture."""
-    places = Places(dataset.root)
-    for raw in load(dataset.root / f"all_{record.split}.json"):
-        names = (raw.get("image_path"), raw.get("image_id")) if isinstance(raw, dict) else ()
-        name = next((name.strip() for name in names if isinstance(name, str) and name.strip()), "")
-        if name and inside(dataset.root, places(name)) == record.image:
-            return raw
-    raise KeyError(record.id)
+def as_stored(_: Dataset, record: Record) -> dict:
+    """A record as it stands in its file."""
+    return record.stored
 
 
 def _pictures(dataset: Dataset) -> pd.Series:
@@ -144,13 +132,3 @@ def _pictures(dataset: Dataset) -> pd.Series:
     shown = {(name, path) for record in (*dataset.train, *dataset.val)
              for path in (record.image, record.safe_image) for name in (record.category, "all")}
     return pd.Series(Counter(category for category, _ in shown))
-
-
-def _raw(dataset: Dataset) -> Iterator[dict]:
-    """The records as they stand in the files, also those that are left out."""
-    for name in (TRAIN, VAL):
-        try:
-            records = load(dataset.root / name)
-        except (OSError, ValueError):
-            continue  # a file that was left out as a whole
-        yield from (record for record in records if isinstance(record, dict))
