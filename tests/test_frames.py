@@ -44,8 +44,8 @@ def without(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 REFUSED = [
     ("no rows", "counts", lambda: pair_counts()[:0], "the frame has no rows"),
-    ("a method without a colour", "before_after", lambda: rates().replace("ga", "npo"),
-     "unknown method npo.* line in lib/unlearning/methods"),
+    ("a method without a colour", "before_after", lambda: rates().replace("ga", "dpo"),
+     "unknown method dpo.* line in lib/unlearning/methods"),
     ("a label without a colour", "same_question_two_pictures",
      lambda: pd.DataFrame(two_pictures()).replace("normal", "odd"),
      "unknown label odd.* line in lib/figures/style"),

@@ -68,8 +68,7 @@ def _by_kind(results: Iterable[Result]) -> list[list[Result]]:
 
 
 def _piece(result: Result, scratch: Path) -> Piece:
-    return Piece(result.name, scratch / result.folder().name, partial(_make, result, scratch),
-                 tuple(need.folder() for need in result.needs))
+    return Piece(result.name, scratch / result.folder().name, partial(_make, result, scratch))
 
 
 def _make(result: Result, scratch: Path, report: Report) -> None:

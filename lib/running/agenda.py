@@ -19,17 +19,15 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One result, in `folder` of the driver's store when it is made, and those made `before` it.
+    """One result, in `folder` of the store when it is made, and those made `before` it.
 
-    `make(report)` makes them in the store of the process that calls it, and nothing if they are
-    there; it has to be picklable. `needs` are the results in the driver's store that it reads,
-    `reads` the folders outside of any store: a model, a dataset.
+    `make(report)` makes them, and nothing if they are there; it has to be picklable. `reads` are
+    the folders outside of the store that it reads: a model, a dataset.
     """
 
     name: str
     folder: Path
     make: Callable[[Report], object]
-    needs: tuple[Path, ...] = ()
     reads: tuple[Path, ...] = ()
     before: tuple[Path, ...] = ()
 

@@ -28,6 +28,7 @@ from lib.figures import claims
 
 CELL_MAGIC = re.compile(r"\A\s*%%.*\n?")
 INLINE = "module://matplotlib_inline.backend_inline"  # shows a notebook's figures
+LIBRARY = (".py", ".csv", ".toml")  # files of lib
 KERNEL_STARTS = 3  # kernels that start at the same moment can collide on a port
 START_SECONDS = 180  # a loaded machine is slow, not broken
 
@@ -107,16 +108,16 @@ def figure_names(book: nbformat.NotebookNode) -> list[str]:
 
 def fingerprint(notebook: Path, profile_name: str, step_ids: Iterable[str]) -> str:
     """Return the hash of all that an executed copy depends on: sources, lib, profile, results."""
-    files = sorted((paths.ROOT / "lib").rglob("*.py"))
-    library = [_bare(path.read_text(encoding="utf-8")) for path in files]
+    files = sorted(path for path in (paths.ROOT / "lib").rglob("*") if path.suffix in LIBRARY)
+    library = [_bare(path.suffix, path.read_text(encoding="utf-8")) for path in files]
     parts = [source_sha256(read(notebook)), profile_name, sorted(step_ids), library]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @cache
-def _bare(source: str) -> str:
-    """Code without comments and formatting, which change nothing."""
-    return ast.unparse(ast.parse(source))
+def _bare(suffix: str, source: str) -> str:
+    """Code without comments and formatting, which change nothing; data as they are."""
+    return ast.unparse(ast.parse(source)) if suffix == ".py" else source
 
 
 def executed_copy(notebook: Path, profile_name: str) -> Path:

@@ -192,11 +192,9 @@ def ensure(profile: Profile, chosen: Sequence[Run | None], jobs: int, report: Re
 def _piece(name: str, profile: Profile, describe: Callable, *details) -> Piece:
     """What `describe(profile, *details)` makes, from what it needs."""
     *before, last = _chain(describe, profile, *details)
-    first = (*before, last)[0]
     given = [Path(place) for place in (profile.model, profile.data) if place]
     return Piece(name, last.folder(),
                  partial(_make, last.folder().name, describe, profile, *details),
-                 needs=tuple(need.folder() for need in first.needs),
                  reads=tuple(folder for folder in given if folder.is_dir()),
                  before=tuple(result.folder() for result in before))
 
