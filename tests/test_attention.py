@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_batching import groups, packed_terms, pictures, small_llava  # noqa: F401
+from test_packing import groups, packed_terms, pictures, small_llava  # noqa: F401
 from torch.nn.attention.flex_attention import create_mask
 
 from lib.model import likelihood
