@@ -55,7 +55,7 @@ make_venv() {
          "On Debian and Ubuntu: apt install python3-venv. Then run this again."
   say "Making .venv and installing requirements.lock into it: once, about 2 minutes."
   mkdir -p .venv && : > "$stamp"
-  rm -rf .venv/*  # not the stamp, a dotfile: should this be interrupted, the next call knows
+  rm -rf .venv/* "$place"  # not the stamp, a dotfile: should this be interrupted, the next call knows
   "$python" -m venv .venv
   local lock=requirements.lock torch
   if torch=$("$python" -m lib.base.environment --torch); then  # perhaps one for this machine's GPU

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lib.base import runs
+from lib.base import disk, runs
 from lib.base.paths import profile_dir
 from lib.running import chapters
 from lib.running.agenda import Piece
@@ -49,12 +49,13 @@ def vouch(profile: Profile, results: Iterable[Result], jobs: int, make_all: Call
     """
     kinds = _by_kind(result for result in results if result.is_own_stale())
     scratch = profile_dir(profile.name) / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        make_all([_piece(same[0], scratch) for same in kinds], jobs, report)
-        compared = [_compared(same, scratch) for same in kinds]
-    finally:
+    with disk.locked(scratch.parent / disk.LOCKS / SCRATCH):  # of two commands one waits
         shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            make_all([_piece(same[0], scratch) for same in kinds], jobs, report)
+            compared = [_compared(same, scratch) for same in kinds]
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return [line for line, _ in compared], all(equal for _, equal in compared)
 
 
