@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib.data import dataset
 from lib.data import report as dataset_report
@@ -325,7 +326,7 @@ def test_what_was_left_out_is_looked_for_in_what_is_published_all_the_same(profi
     record = json.loads((shapes["gaps"] / TRAIN).read_text("utf-8"))[3]
     for pair in (*record["unsafe_pairs"], *record["safeNb_pairs"]):
         assert secrets.quoted_in(f"It said: {pair['model_response']}")
-    assert secrets.shown_in((shapes["gaps"] / record["image_id"]).read_bytes())
+    assert secrets.shown_in(leaks._small(lambda: Image.open(shapes["gaps"] / record["image_id"])))
     assert not secrets.quoted_in(record["unsafe_pairs"][0]["sd_response"])
 
 

@@ -12,7 +12,7 @@ from contextlib import closing
 
 from lib.running.agenda import Agenda, Piece, Report
 
-LOOK_SECONDS = 2  # how often to tell how far it is, and to see whether another driver is done
+LOOK_SECONDS = 0.2  # how often to hear the workers, and to see whether another driver is done
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
@@ -53,6 +53,7 @@ def _follow(agenda: Agenda, pool: ProcessPoolExecutor, count: int, news, report:
         ended = wait(at_work, LOOK_SECONDS, FIRST_COMPLETED).done
         while not news.empty():
             agenda.tell(*news.get())
+            report(agenda.told())
         for future in ended:
             agenda.finish(at_work.pop(future), future.result())
         report(agenda.told())
