@@ -51,13 +51,6 @@ def test_the_pieces_of_a_driver_that_gave_up_can_be_taken_by_another_one(store):
     assert theirs.take().name == "a"
 
 
-def test_a_piece_that_is_put_back_is_handed_out_again(store):
-    agenda = Agenda([piece(store, "a")])
-    agenda.put_back(agenda.take())
-    assert agenda.is_open()
-    assert agenda.take().name == "a"
-
-
 def test_a_failed_piece_is_named_with_what_it_said_when_all_is_done(store):
     agenda = Agenda([piece(store, name) for name in "ab"])
     for failure in ("out of memory", None):

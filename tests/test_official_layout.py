@@ -276,7 +276,7 @@ def test_packed_losses_and_gradients_are_those_of_separate_rows(llava, groups):
     each = likelihood.per_answer(tokens, batch.answers, len(names))
     torch.testing.assert_close(each, torch.stack(alone).detach(), rtol=0, atol=1e-5)
     found = terms.from_logits(
-        terms.Said(logits, batch.targets, batch.answers, batch.terms))
+        terms.Said(logits, batch.targets, batch.answers, batch.terms), ROW)
     got = gradients(whole, terms.total(found, ROW))
     assert got.keys() == wanted.keys()
     for name, gradient in wanted.items():

@@ -133,7 +133,7 @@ def test_packed_losses_and_gradients_are_those_of_separate_rows(kind, dtype, tol
     tokens = likelihood.token_nll(logits, batch.targets)
     each = likelihood.per_answer(tokens, batch.answers, len(names))
     found = terms.from_logits(
-        terms.Said(logits, batch.targets, batch.answers, batch.terms))
+        terms.Said(logits, batch.targets, batch.answers, batch.terms), ROW)
     got = gradients(llava, terms.total(found, ROW))
 
     assert batch.terms == tuple(names)

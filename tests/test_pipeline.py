@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from lib.base import disk
+from lib.base.paths import ROOT
 from lib.running import chapters, engines, pipeline, profiles
 from lib.running.options import hand_down, parse
 from tests import toy_repository
@@ -401,3 +402,12 @@ def test_data_that_are_missing_or_not_wanted_are_said_in_one_sentence(toy, fresh
     result = toy.run(*options)
     assert result.status == 2
     assert words in result.err
+
+
+def test_a_wrong_option_is_said_before_anything_that_takes_seconds_is_imported():
+    code = ("import sys\nfrom lib.running import pipeline\n"
+            "assert pipeline.main(['--profile', 'nonsense']) == 2\n"
+            "slow = {'torch', 'transformers', 'peft', 'openai'} & sys.modules.keys()\n"
+            "assert not slow, slow")
+    call = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert call.returncode == 0, call.stderr

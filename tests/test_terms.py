@@ -42,7 +42,7 @@ def test_a_term_is_the_mean_over_its_answers_however_long_they_are():
     logits[0, 0] = LN3  # ... but the first: half of the probability, ln 2
     answers = torch.tensor([0, 1, 1, 1, 2])
     found = from_logits(Said(logits, torch.zeros(5, dtype=torch.long), answers,
-                             ("forget", "forget", "prompt_decouple")))
+                             ("forget", "forget", "prompt_decouple")), TERMS)
     assert set(found) == {"forget", "prompt_decouple"}
     assert found["forget"].item() == pytest.approx((LN2 + 2 * LN2) / 2)
     assert found["prompt_decouple"].item() == pytest.approx(2 * LN2)
@@ -52,7 +52,7 @@ def test_po_s_official_term_weighs_every_token_alike():
     logits = torch.zeros(4, 4)
     logits[0, 0] = LN3
     found = from_logits(Said(logits, torch.zeros(4, dtype=torch.long),
-                             torch.tensor([0, 1, 1, 1]), ("refusal", "retain")))
+                             torch.tensor([0, 1, 1, 1]), ("refusal", "retain")), TERMS)
     assert found["refusal_and_retain"].item() == pytest.approx((LN2 + 3 * 2 * LN2) / 4)
     assert found["refusal"].item() == pytest.approx(LN2)
     assert found["retain"].item() == pytest.approx(2 * LN2)
@@ -65,7 +65,7 @@ def test_po_s_official_term_weighs_every_token_alike():
 ])
 def test_po_s_official_term_takes_refusals_and_retain_answers_only(reason, names, there):
     logits, targets = random_logits(3, 5), torch.tensor([1, 2, 3])
-    found = from_logits(Said(logits, targets, torch.tensor([0, 0, 1]), names))
+    found = from_logits(Said(logits, targets, torch.tensor([0, 0, 1]), names), TERMS)
     assert ("refusal_and_retain" in found) == there, reason
     if there:
         assert found["refusal_and_retain"] == found[names[0]], reason
@@ -95,7 +95,7 @@ def test_a_term_equals_the_loss_of_transformers_one_answer_at_a_time(rows):
     model, ids, labels = rows
     one = [model(input_ids=ids[i : i + 1], labels=labels[i : i + 1]).loss for i in range(3)]
     logits, targets, answers = flat(model, ids, labels)
-    found = from_logits(Said(logits, targets, answers, ("forget", "retain", "forget")))
+    found = from_logits(Said(logits, targets, answers, ("forget", "retain", "forget")), TERMS)
     torch.testing.assert_close(found["retain"], one[1])
     torch.testing.assert_close(found["forget"], (one[0] + one[2]) / 2)
 
@@ -103,7 +103,7 @@ def test_a_term_equals_the_loss_of_transformers_one_answer_at_a_time(rows):
 def test_po_s_official_term_equals_the_loss_of_transformers_on_one_batch(rows):
     model, ids, labels = rows
     logits, targets, answers = flat(model, ids, labels)
-    found = from_logits(Said(logits, targets, answers, ("refusal", "retain", "refusal")))
+    found = from_logits(Said(logits, targets, answers, ("refusal", "retain", "refusal")), TERMS)
     torch.testing.assert_close(found["refusal_and_retain"],
                                model(input_ids=ids, labels=labels).loss)
     assert not torch.isclose(found["refusal_and_retain"],
@@ -171,14 +171,14 @@ def test_a_term_with_the_original_is_given_the_original_s_logits():
     answers = torch.tensor([0, 0])
     said = Said(current, torch.tensor([1, 2]), answers, ("retain",), original)
     assert TERMS["kl"].value(said) == kl(original, current, answers, 1)
-    assert "kl" not in from_logits(said), "it takes a second forward, which has to be asked for"
+    assert "kl" not in from_logits(said, TERMS), "it takes a second forward"
 
 
 def test_a_new_term_needs_one_line(monkeypatch):
     longest = Term("longest", ("forget",), lambda said: said.each.max(), "the dearest answer")
     monkeypatch.setitem(TERMS, "longest", longest)
     found = from_logits(Said(random_logits(4, 5), torch.tensor([1, 2, 3, 4]),
-                             torch.tensor([0, 0, 1, 1]), ("forget", "forget")))
+                             torch.tensor([0, 0, 1, 1]), ("forget", "forget")), ["longest"])
     assert found["longest"] >= found["forget"] == answer_nll("forget").value(
         Said(random_logits(4, 5), torch.tensor([1, 2, 3, 4]), torch.tensor([0, 0, 1, 1]),
              ("forget", "forget")))
@@ -215,3 +215,11 @@ def test_npo_s_gradient_is_that_of_gradient_ascent_at_first_and_fades():
     [faded] = torch.autograd.grad(value, unlikely)
     assert faded.abs().max() < 1e-6
     assert value.item() == pytest.approx(0, abs=1e-6)  # a floor that gradient ascent lacks
+
+
+def test_a_term_that_nobody_asks_for_is_not_computed():
+    said = Said(random_logits(3, 5), torch.tensor([1, 2, 3]), torch.tensor([0, 0, 1]),
+                ("refusal", "retain"))
+    assert set(from_logits(said, [])) == {"refusal", "retain"}
+    assert set(from_logits(said, ["refusal_and_retain"])) == {"refusal", "retain",
+                                                             "refusal_and_retain"}

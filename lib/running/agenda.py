@@ -66,11 +66,6 @@ class Agenda:
             self.finished += 1
         return None
 
-    def put_back(self, piece: Piece) -> None:
-        """Let a piece whose worker was lost wait to be handed out again."""
-        self._end(piece)
-        self.waiting.append(piece)
-
     def tell(self, folder: Path, text: str) -> None:
         """Note what the maker of a piece that is at work says."""
         for piece in self.at_work:

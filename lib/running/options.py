@@ -1,11 +1,10 @@
-"""What follows ./reproduce.sh: the options, checked before anything begins."""
+"""What follows ./reproduce.sh: the options, checked before anything that takes long is imported."""
 
 import argparse
 import os
 from pathlib import Path
 
 from lib.base.extras import scale
-from lib.evaluation import judges, labelled
 from lib.running import chapters, engines, profiles
 
 MOST_JOBS = 8  # unless asked for: each takes up to 1 GB of memory
@@ -58,8 +57,13 @@ def _check(profile: profiles.Profile) -> None:
     if profile.benchmarks:
         scale("harness").named(profile.benchmarks)
     if profile.labelled:
+        from lib.evaluation import labelled  # takes a second to import
+
         labelled.read(profile.labelled)
-    judges.check(profile.judge)
+    if profile.judge != "rules":
+        from lib.evaluation import judges  # likewise
+
+        judges.check(profile.judge)
 
 
 def _jobs(asked: str | None, profile: profiles.Profile) -> int:

@@ -22,10 +22,8 @@ from lib.base import disk, paths
 from lib.base.extras import scale
 from lib.base.missing import Missing
 from lib.base.progress import Progress
-from lib.data import report as dataset_report
 from lib.figures import claims
-from lib.model import check as model_check
-from lib.running import again, chapters, engines, options, origins, profiles
+from lib.running import chapters, engines, options, profiles
 from lib.running.overview import NOTEBOOK_MINUTES, OTHER, Plan, make_plan, show
 from lib.running.publish import publish
 
@@ -44,6 +42,10 @@ def unusable(profile: profiles.Profile, look: bool) -> list[str]:
     The data only for a `look` at the plan, and if some may be left out, which is never done without
     a word: a run checks them whole, with every picture.
     """
+    from lib.data import report as dataset_report  # seconds each: not before the options are good
+    from lib.model import check as model_check
+    from lib.running import origins
+
     wrong = []
     if Path(profile.model).is_dir():
         wrong += model_check.check(Path(profile.model))
@@ -170,6 +172,8 @@ def _look(chosen) -> int:
 
 def _work(chosen, folder: Path) -> int:
     """Do what these options ask for; return the exit status."""
+    from lib.running import again  # takes seconds: not before the options are known good
+
     if chosen.fresh and folder.exists():
         print(f"Removing {folder}", flush=True)
         disk.clear(folder, PAID_FOR)
@@ -194,6 +198,8 @@ def _work(chosen, folder: Path) -> int:
 
 def vouch(plan: Plan) -> int:
     """Compare results of other code with what today's makes; 1 if they are not the same."""
+    from lib.running import again  # as above
+
     progress = Progress([0])
     progress.start("one result of each kind, made again to be compared")
     lines, equal = again.vouch(plan.profile, plan.results(), plan.jobs, plan.engine.make_all,

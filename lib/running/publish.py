@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 
 from lib.base import paths
-from lib.running import chapters, readme
+from lib.running import chapters
 
 OF_A_RUN = ("papermill", "execution")  # metadata that changes with every run: timings, paths
 TABLES = (".csv", ".md", ".tex")
@@ -19,6 +19,8 @@ def publish(notebooks: list[Path], profile_name: str) -> None:
     after what the run cost and claimed has been put beside them. README.md then shows all this.
     The command publishes runs on IconWorld only, in which nothing is harmful.
     """
+    from lib.running import readme  # takes seconds: not before there is need for it
+
     readme.write_records(profile_name)
     for notebook in notebooks:
         copy = chapters.executed_copy(notebook, profile_name)

@@ -98,7 +98,7 @@ def token_kl(original: Tensor, current: Tensor) -> Tensor:
 
 
 def npo(said: Said) -> Tensor:
-    """Negative preference optimisation (arXiv 2404.05868, equation 3): nats, a scalar.
+    """Negative preference optimisation (arXiv 2404.05868): nats, a scalar.
 
     -2 / beta * log sigmoid(-beta * log of the ratio of an answer's likelihoods, now to originally),
     mean over answers. Its gradient is that of GA, fading as the answer becomes unlikely.
@@ -133,10 +133,10 @@ def reads(names: Iterable[str]) -> set[str]:
     return {kind for name in names for kind in TERMS[name].reads}
 
 
-def from_logits(said: Said, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The NLL of each kind of answers that is there, and of the terms of these `names` (None: of
-    all terms) those without `needs_original`: name -> scalar."""
-    return {name: TERMS[name].value(said) for name in dict.fromkeys([*KINDS, *(names or TERMS)])
+def from_logits(said: Said, names: Iterable[str]) -> dict[str, Tensor]:
+    """The NLL of each kind of answers that is there, and of the terms of these `names` those
+    without `needs_original`: name -> scalar."""
+    return {name: TERMS[name].value(said) for name in dict.fromkeys([*KINDS, *names])
             if not TERMS[name].needs_original and set(TERMS[name].reads).intersection(said.kinds)}
 
 
