@@ -16,6 +16,7 @@ from PIL import Image
 from lib.data import dataset
 from lib.data import report as dataset_report
 from lib.data.export import REAL, STAND_IN, excerpt, export, to_datasets
+from lib.data.problems import Problem, write_list
 from tests import tiny_llava
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -635,3 +636,21 @@ def test_wrong_usage_shows_the_right_one(arguments, capsys):
     assert stop.value.code == 2
     usage = "usage: python -m lib.data [-h] [--leave-out] [--list FILE] check PATH\n"
     assert usage in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["in the dataset", "below a file", "where it may be"])
+def test_the_whole_list_is_written_somewhere_and_never_into_the_dataset(tmp_path, monkeypatch,
+                                                                        place):
+    root, spare = tmp_path / "data", tmp_path / "temporary"
+    root.mkdir()
+    spare.mkdir()
+    (tmp_path / "a file").write_text("no folder")
+    monkeypatch.setattr("tempfile.tempdir", str(spare))
+    file = {"in the dataset": root / "list.txt", "below a file": tmp_path / "a file" / "list.txt",
+            "where it may be": tmp_path / "fine" / "list.txt"}[place]
+    said = write_list([Problem("all_train.json", 3, "category", "is unknown", "name it")], file,
+                      root)
+    written = Path(said.removeprefix("All of them, one a line: "))
+    assert written == (file if place == "where it may be" else spare / "safeeraser-list.txt")
+    assert written.read_text() == "all_train.json, record 3, category: is unknown; name it.\n"
+    assert list(root.iterdir()) == []

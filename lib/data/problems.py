@@ -110,14 +110,18 @@ def keep(problems: Iterable[Problem], folder: Path) -> None:
 def write_list(problems: Iterable[Problem], file: Path, root: Path) -> str:
     """Writes all problems, one a line, and says where; never inside of the dataset folder `root`.
 
-    A file in there is written to the folder for temporary files instead.
+    If it cannot be written there, it is written to the folder for temporary files.
     """
-    if root.resolve() in file.resolve().parents:
-        file = Path(tempfile.gettempdir(), f"safeeraser-{file.name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("w", encoding="utf-8", errors="backslashreplace") as out:
-            out.writelines(f"{problem}\n" for problem in problems)
-    except OSError as error:
-        return f"The whole list cannot be written to {file} ({error.strerror})"
-    return f"All of them, one a line: {file}"
+    other, why = Path(tempfile.gettempdir(), f"safeeraser-{file.name}"), "it is in the dataset"
+    for path in (file, other):
+        if root.resolve() in path.resolve().parents:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w", encoding="utf-8", errors="backslashreplace") as out:
+                out.writelines(f"{problem}\n" for problem in problems)
+        except OSError as error:
+            why = error.strerror
+        else:
+            return f"All of them, one a line: {path}"
+    return f"The whole list cannot be written to {file} ({why})"
