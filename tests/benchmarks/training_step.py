@@ -37,7 +37,7 @@ from lib.data.dataset import CATEGORIES, Record
 from lib.data.pictures import open_image
 from lib.model.llava import add_lora, build, llava
 from lib.model.packing import Example, Group, Packer, image_tokens
-from lib.running.pipeline import cores
+from lib.running.options import cores
 from lib.running.profiles import LAPTOP
 from lib.unlearning import methods, terms
 from lib.unlearning import train as unlearn
