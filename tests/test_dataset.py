@@ -654,3 +654,12 @@ def test_the_whole_list_is_written_somewhere_and_never_into_the_dataset(tmp_path
     assert written == (file if place == "where it may be" else spare / "safeeraser-list.txt")
     assert written.read_text() == "all_train.json, record 3, category: is unknown; name it.\n"
     assert list(root.iterdir()) == []
+
+
+def test_a_list_that_can_be_written_nowhere_is_said_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("no folder")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a file"))
+    file = tmp_path / "a file" / "list.txt"
+    said = write_list([Problem("all_train.json", 3, "", "is unknown", "name it")], file,
+                      tmp_path / "data")
+    assert said.startswith(f"The whole list cannot be written to {file} (")

@@ -107,7 +107,7 @@ def keep(problems: Iterable[Problem], folder: Path) -> None:
         write_jsonl(folder / LEFT_OUT, rows)
 
 
-def write_list(problems: Iterable[Problem], file: Path, root: Path) -> str:
+def write_list(problems: Sequence[Problem], file: Path, root: Path) -> str:
     """Writes all problems, one a line, and says where; never inside of the dataset folder `root`.
 
     If it cannot be written there, it is written to the folder for temporary files.
